@@ -44,6 +44,7 @@ VALUE_SETS: dict[str, Values] = {
     "an air-gapped hub": {"model": {"hubEndpoint": "http://10.200.0.1:8090"}},
     "a CA bundle in a ConfigMap": {"server": {"caBundle": {"name": "corporate-ca"}}},
     "a proxy": {"server": {"proxy": {"https": "http://proxy:3128"}}},
+    "routers by default": {"router": {"enabledByDefault": True, "image": "mine/router:1"}},
     "IDs that the namespace allots": {"userIds": "Namespace"},
     "nodes of sixteen GPUs": {"gpusPerNode": 16},
     "monitoring elsewhere": {

@@ -37,7 +37,7 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         values = _merged(values, _mapping(text))
     server, monitoring = _part(values, "server"), _part(values, "monitoring")
-    metrics = _part(values, "metricsServer")
+    metrics, router = _part(values, "metricsServer"), _part(values, "router")
     labels = _part(monitoring, "podLabels")
     variables = {
         "WATCH_NAMESPACES": ",".join(values.get("watchNamespaces") or ()),
@@ -45,6 +45,8 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         "SERVER_IMAGE_CPU": server.get("cpuImage"),
         "SERVER_IMAGE_AMD": server.get("amdImage"),
         "ENGINE_VERSION": server.get("engineVersion"),
+        "ROUTER_IMAGE": router.get("image"),
+        "ROUTER_BY_DEFAULT": str(bool(router.get("enabledByDefault"))).lower(),
         "ACCELERATOR_CLASSES": json.dumps(_part(values, "acceleratorClasses")),
         "SERVER_DEFAULTS": json.dumps(_server_defaults(server, values.get("userIds"))),
         "GPUS_PER_NODE": values.get("gpusPerNode"),

@@ -306,20 +306,20 @@ class ChildWriter:
 
         Children of the kinds in `put_off` are not deleted yet, and so remain.
         """
-        key = service.namespace, service.name
-        kept = {(child.kind, child.name(service)) for child in wanted}
-        unremoved = set()
-        pruned = (child.kind for child in CHILDREN if child.is_pruned)
-        for kind in (kind for kind in pruned if kind in self._served):
-            for live in self._cache.owned(key, kind):
-                name = live["metadata"]["name"]
-                is_going = "deletionTimestamp" in live["metadata"]
-                if (kind, name) in kept or is_going or not may_change(live, service):
-                    continue
-                what = f"{kind.kind} {name}, which is not wanted any more"
-                step = functools.partial(self._delete, service, kind, live, outcome)
-                if kind in put_off or not await outcome.attempt(kind, what, step, self._now()):
-                    unremoved.add(kind)
+        kept, unremoved = {*wanted}, set[Kind]()
+        for child in CHILDREN:
+            kind = child.kind
+            if not child.is_pruned or child in kept or kind not in self._served:
+                continue
+            live = self._cache.get(kind, service.namespace, child.name(service))
+            if live is None or "deletionTimestamp" in live["metadata"]:
+                continue
+            if not may_change(live, service):
+                continue
+            what = f"{kind.kind} {child.name(service)}, which is not wanted any more"
+            step = functools.partial(self._delete, service, kind, live, outcome)
+            if kind in put_off or not await outcome.attempt(kind, what, step, self._now()):
+                unremoved.add(kind)
         return frozenset(unremoved)
 
     async def _delete(

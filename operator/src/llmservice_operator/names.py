@@ -6,6 +6,7 @@ an exception. They are in the modules that declare the metrics.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from llmservice_operator import api
@@ -31,6 +32,12 @@ SERVICE_LABEL: Final = f"{api.GROUP}/name"
 """Label with the LLMService's name on every child and pod. It is also the workload's selector,
 which is immutable."""
 
+ROUTER_LABEL: Final = f"{api.GROUP}/router-of"
+"""Label with the LLMService's name on every router pod. Router pods do not have SERVICE_LABEL, so
+no selector of the replicas matches them."""
+ROUTER_APPLICATION: Final = f"{api.SINGULAR}-router"
+"""Value of the label app.kubernetes.io/name on the pods of the router."""
+
 NAMESPACE_NAME_LABEL: Final = "kubernetes.io/metadata.name"
 """Label that Kubernetes puts on every namespace, with the namespace's name."""
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
@@ -53,6 +60,20 @@ autoscaling was removed, or the number before a suspension."""
 DELETION_COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation of Kubernetes. Among its ready pods, a ReplicaSet first deletes the pod with the
 lowest cost."""
+
+SERVICE_NAME_LENGTH: Final = 63
+"""Maximum length of the name of a Service object, in characters."""
+
+ROUTER_CONTAINER: Final = "router"
+ROUTER_COMMAND: Final = ("llmservice-operator", "router")
+PICKER_PORT_NAME: Final = "picker"
+ROUTER_PICKER_PORT: Final = 9002
+"""Port at which the proxies of all router pods ask a picker."""
+ROUTER_POD_ADDRESS_ENV: Final = "LLMSERVICE_ROUTER_POD_ADDRESS"
+RUN_VOLUME: Final = "run"
+RUN_PATH: Final = "/run/llmservice"
+TLS_VOLUME: Final = "tls"
+TLS_PATH: Final = "/etc/llmservice/tls"
 
 SERVER_CONTAINER: Final = "server"
 SERVER_COMMAND: Final = "llmservice-server"
@@ -156,6 +177,32 @@ def cache_claim(service: LLMService) -> str:
     return f"{service.name}-cache"
 
 
+def router(service: LLMService) -> str:
+    """Return the name of the router's Deployment, and of the other objects about its pods."""
+    return _with_suffix(service.name, "-router")
+
+
+def replica_addresses(service: LLMService) -> str:
+    """Return the name of the headless Service object with the addresses of the replicas."""
+    return _with_suffix(service.name, "-replicas")
+
+
+def _with_suffix(name: str, suffix: str) -> str:
+    """Return the name with a suffix, as a valid name of a Service object.
+
+    The end of a long name is replaced by a digest.
+    """
+    if len(name) + len(suffix) <= SERVICE_NAME_LENGTH:
+        return name + suffix
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: SERVICE_NAME_LENGTH - len(suffix) - 9]}-{digest}{suffix}"
+
+
+def host(service: LLMService, name: str) -> str:
+    """Return the DNS name of a Service object in the service's namespace."""
+    return f"{name}.{service.namespace}.svc"
+
+
 def adapters(service: LLMService) -> str:
     """Return the name of the ConfigMap with the list of adapters."""
     return f"{service.name}-adapters"
@@ -164,13 +211,31 @@ def adapters(service: LLMService) -> str:
 def url(service: LLMService) -> str:
     """Return the cluster-internal address of the API."""
     port = service.spec.service.port
-    suffix = "" if port == 80 else f":{port}"
-    return f"http://{kubernetes_service(service)}.{service.namespace}.svc{suffix}"
+    scheme, usual = ("http", 80) if service.spec.service.tls is None else ("https", 443)
+    suffix = "" if port == usual else f":{port}"
+    return f"{scheme}://{host(service, kubernetes_service(service))}{suffix}"
 
 
 def selector(service: LLMService) -> dict[str, str]:
     """Return the labels that select all pods of the service. They are immutable in a workload."""
     return {SERVICE_LABEL: service.name}
+
+
+def router_selector(service: LLMService) -> dict[str, str]:
+    """Return the labels that select the router pods. They are immutable in a Deployment."""
+    return {ROUTER_LABEL: service.name}
+
+
+def router_labels(service: LLMService) -> dict[str, str]:
+    """Return the labels of the router pods.
+
+    The operator does not watch these pods, so they lack the managed-by label.
+    """
+    return {
+        "app.kubernetes.io/name": ROUTER_APPLICATION,
+        "app.kubernetes.io/instance": service.name,
+        **router_selector(service),
+    }
 
 
 def labels(service: LLMService) -> dict[str, str]:

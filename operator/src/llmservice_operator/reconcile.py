@@ -10,24 +10,28 @@ import uuid
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from llmservice_operator import scaler
+from llmservice_operator import router_rollouts, scaler
 from llmservice_operator.adapter_status import see_adapters
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.child_writer import ChildWriter
-from llmservice_operator.children import Child, adapter_list, workload_child
+from llmservice_operator.children import Child, adapter_list, router_deployment, workload_child
 from llmservice_operator.children.attempt import build_around_pods
+from llmservice_operator.children.router_deployment import keep_router_pods
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, PodEvents, ServedKinds
 from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired.router import decide_router
 from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError, StillDeleting
 from llmservice_operator.kinds import PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
 from llmservice_operator.outcome import Outcome, ServiceGone
 from llmservice_operator.refusals import Refusal, failure_of, failure_of_all
+from llmservice_operator.router_rollouts import RouterRollouts
+from llmservice_operator.router_status import RouterView
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.status import (
@@ -92,6 +96,7 @@ class Reconciler:
         self._guard = ConvergenceGuard()
         self._scaler = Scaler(cluster, cache, served, settings, now, self._guard)
         self._children = ChildWriter(cluster, cache, served, metrics, self._scaler, self._guard)
+        self._router_rollouts = RouterRollouts()
         self._pod_events = PodEvents(cluster, now)
         self._statuses = StatusWriter(cluster, cache, self._guard, on_problem)
 
@@ -109,6 +114,7 @@ class Reconciler:
             self._guard.forget(key)
             self._pod_events.forget(key)
             self._children.forget(key)
+            self._router_rollouts.forget(key)
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
@@ -165,6 +171,9 @@ class Reconciler:
             report,
             has_reports=has_reports,
         )
+        live_router = self._owned(service, router_deployment.CHILD)
+        router = decide_router(service, self._settings, live_router, self._now())
+        waits_for_turn = False
         try:
             built = build_around_pods(
                 service,
@@ -173,8 +182,10 @@ class Reconciler:
                 plan.autoscaler,
                 self._served,
                 adapters.listed,
+                router,
                 restored,
             )
+            waits_for_turn = self._keep_router_pods(service, live_router, built.children)
             pin, wanted_pods = built.pin, built.pods
             if unread is not None:
                 # The number of replicas and the image are unknown, so the workload must stay
@@ -209,6 +220,7 @@ class Reconciler:
             service, self._owned(service, workload), pods, report, self._now(), events
         )
         is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
+        router_view = RouterView(router, self._owned(service, router_deployment.CHILD))
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
         update = build_status(
             service,
@@ -220,6 +232,7 @@ class Reconciler:
             tuple(outcome.rewrites),
             adapters.status,
             wanted_pods,
+            router_view,
         )
         try:
             written = await self._report(body, update)
@@ -234,6 +247,8 @@ class Reconciler:
             return 0.0
         waits = (
             update.requeue_after_seconds,
+            router.requeue_after_seconds,
+            router_rollouts.LOOK_AGAIN_SECONDS if waits_for_turn else None,
             seen.look_again_seconds,
             outcome.look_again_seconds,
             written.look_again_seconds,
@@ -242,6 +257,24 @@ class Reconciler:
             None if failure is None else _retry_seconds(outcome.refusals),
         )
         return min((each for each in waits if each is not None), default=None)
+
+    def _keep_router_pods(
+        self,
+        service: LLMService,
+        live: Manifest | None,
+        children: dict[Child, Manifest | OperatorError],
+    ) -> bool:
+        """Keep the router's present pods in `children` if they must wait for their replacement.
+
+        Return whether they must.
+        """
+        manifest = children.get(router_deployment.CHILD)
+        if live is None or manifest is None or isinstance(manifest, OperatorError):
+            return False
+        if self._router_rollouts.may_replace_pods(service, live, manifest):
+            return False
+        children[router_deployment.CHILD] = keep_router_pods(manifest, live)
+        return True
 
     async def _read_workload(
         self, service: LLMService, workload: Child

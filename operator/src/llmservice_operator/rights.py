@@ -56,6 +56,15 @@ class Right:
 
 _READ: Final = ("get", "list", "watch")
 
+
+def _of_children() -> Iterator[Right]:
+    """Yield one right for each kind of child, with the verbs that any of its declarations needs."""
+    for kind in dict.fromkeys(child.kind for child in CHILDREN):
+        declared = [child for child in CHILDREN if child.kind is kind]
+        verbs = dict.fromkeys(verb for child in declared for verb in child.verbs)
+        yield Right(kind, tuple(verbs), grant=declared[0].grant)
+
+
 OPERATOR: Final = (
     Right(LLMSERVICES, _READ),
     Right(LLMSERVICES, ("get", "patch"), "status"),
@@ -66,7 +75,7 @@ OPERATOR: Final = (
         why="Owner references need it where OwnerReferencesPermissionEnforcement is on, as on"
         " OpenShift.",
     ),
-    *(Right(child.kind, child.verbs, grant=child.grant) for child in CHILDREN),
+    *_of_children(),
     Right(
         REPLICA_SETS,
         ("get",),

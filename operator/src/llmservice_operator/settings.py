@@ -293,6 +293,11 @@ class OperatorSettings(_ProcessSettings):
         ServerDefaults, _from_json("SERVER_DEFAULTS", parse_server_defaults)
     ] = Field(default_factory=ServerDefaults)
     """Defaults of the model servers of all services."""
+    router_image: str = Field(default_factory=lambda: _released("router"))
+    """Image of the router pods, for services that name none."""
+    router_by_default: Switch = False
+    """Whether a service that may have more than one replica has a router, if its spec does not
+    say."""
     gpus_per_node: int = Field(
         8, ge=1, le=MAX_GPUS, description=f"a whole number from 1 to {MAX_GPUS}"
     )

@@ -28,6 +28,7 @@ from llmservice_operator.api.status import (
 )
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
 from llmservice_operator.load_status import LoadView, build_load_status
+from llmservice_operator.router_status import RouterView, build_router_condition
 from llmservice_operator.workload import (
     EnginePin,
     Observation,
@@ -44,6 +45,9 @@ _OF_THE_LOAD: Final = (
     ConditionType.METRICS_AVAILABLE,
     ConditionType.SLO_MET,
 )
+
+_OPTIONAL: Final = (*_OF_THE_LOAD, ConditionType.ROUTER_READY)
+"""Conditions that only some services have."""
 
 _ENDS_IN_PLACE: Final = frozenset(
     {Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_DEVICE, Reason.VOLUME_IN_USE, Reason.QUOTA_EXCEEDED}
@@ -73,8 +77,8 @@ class StatusUpdate:
     status: dict[str, Any]
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
-    """Events about new values of the status or reason of Ready and of the load's conditions, about
-    new deprecated arguments and variables, and about new rewrites by an admission webhook."""
+    """Events about new values of the status or reason of Ready and of the optional conditions,
+    about new deprecated arguments and variables, and about new rewrites by an admission webhook."""
     requeue_after_seconds: float | None = None
     """Delay in seconds until a pass is needed even without an event. None if only an event can
     require one."""
@@ -90,6 +94,7 @@ def build_status(
     rewrites: tuple[str, ...] = (),
     adapters: tuple[AdapterStatus, ...] | None = None,
     pods: str | None = None,
+    router: RouterView | None = None,
 ) -> StatusUpdate:
     """Return the service's next status and the Events about its changes.
 
@@ -103,7 +108,13 @@ def build_status(
     rollback = decide_rollback(service, seen, pods, now, may_begin=failure is None)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
     notices = build_notices(service.spec)
-    ready = _ready(service, seen, desired, failure, rollback.status, is_in_place=is_in_place)
+    router = router or RouterView()
+    router_condition = build_router_condition(service, router)
+    ready = _behind_router(
+        _ready(service, seen, desired, failure, rollback.status, is_in_place=is_in_place),
+        router_condition,
+        ConditionType.READY,
+    )
     selector = workload_of(service).server_selector(service)
     found = (
         ready,
@@ -111,9 +122,12 @@ def build_status(
             _progressing(seen, desired, failure, rollback.status, is_in_place=is_in_place),
             (*notices, *rewrites),
         ),
-        _available(service, seen, desired),
+        _behind_router(
+            _available(service, seen, desired), router_condition, ConditionType.AVAILABLE
+        ),
         _model_ready(service, seen, ready, rollback.status),
         *scaling.conditions,
+        *(() if router_condition is None else (router_condition,)),
     )
     engine = service.status.engine
     if pin is not None:
@@ -125,9 +139,9 @@ def build_status(
         conditions=tuple(
             condition
             for condition in _conditions(service.status, found, service.generation, now)
-            # A condition about the load is dropped once the spec no longer requires it.
-            if condition.type not in _OF_THE_LOAD
-            or any(condition.type == each.type for each in scaling.conditions)
+            # A condition about the load or the router is dropped once the spec no longer requires
+            # it.
+            if condition.type not in _OPTIONAL or any(condition.type == each.type for each in found)
         ),
         replicas=seen.replicas,
         ready_replicas=seen.ready_replicas,
@@ -137,6 +151,7 @@ def build_status(
         selector=",".join(f"{key}={value}" for key, value in selector.items()),
         url=names.url(service) if is_reachable else None,
         engine=engine,
+        router=router.decision.status,
         rollout=rollout.status,
         complete_revision=seen.complete_revision or service.status.complete_revision,
         rollback=rollback.status,
@@ -250,6 +265,15 @@ def _ready(
         return ConditionUpdate(kind, "False", seen.problem.reason, seen.problem.message)
     message = f"{_replicas(seen, desired)}; pods are being created or replaced."
     return ConditionUpdate(kind, "False", Reason.ROLLOUT_IN_PROGRESS, message)
+
+
+def _behind_router(
+    update: ConditionUpdate, router: ConditionUpdate | None, kind: ConditionType
+) -> ConditionUpdate:
+    """Return the condition, which is False if its replicas answer but no client reaches them."""
+    if update.status != "True" or router is None or router.reason is not Reason.ROUTER_NOT_READY:
+        return update
+    return ConditionUpdate(kind, "False", router.reason, router.message)
 
 
 def _progressing(
@@ -372,7 +396,7 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
     )
     if not written.get("autoscaling"):
         written.pop("autoscaling", None)
-    kinds = (ConditionType.READY, *_OF_THE_LOAD)
+    kinds = (ConditionType.READY, *_OPTIONAL)
     events = (_event(previous.condition(kind), status.condition(kind)) for kind in kinds)
     return StatusUpdate(
         status=written,
@@ -383,7 +407,7 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
 def _event(before: Condition | None, after: Condition | None) -> Event | None:
     """Return the Event about a condition whose status or reason has changed.
 
-    Returns None without a change, and for a new condition of the load with a normal reason.
+    Returns None without a change, and for a new optional condition with a normal reason.
     """
     if after is None or (
         before is not None and (before.status, before.reason) == (after.status, after.reason)
@@ -391,6 +415,6 @@ def _event(before: Condition | None, after: Condition | None) -> Event | None:
         return None
     reason = Reason.named(after.reason)
     kind: Literal["Normal", "Warning"] = "Normal" if reason and reason.is_normal else "Warning"
-    if before is None and kind == "Normal" and after.type in _OF_THE_LOAD:
+    if before is None and kind == "Normal" and after.type in _OPTIONAL:
         return None
     return Event(kind, after.reason, after.message)

@@ -32,6 +32,7 @@ CHANGES: Final[Mapping[str, Spec]] = {
     "template": {"template": {"nodeSelector": {"disk": "fast"}}},
     "objectMetadata": {"objectMetadata": {"labels": {"team": "search"}}},
     "service": {"service": {"port": 8080, "annotations": {"example.com/note": "any"}}},
+    "router": {"router": {"enabled": True}},
     "serving": {"serving": {"requestTimeoutSeconds": 60}},
     "auth": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
     "startup": {"startup": {"timeoutSeconds": 600}},

@@ -10,9 +10,9 @@ from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.children import CHILDREN, Context, build_all
+from llmservice_operator.children import CHILDREN, Child, Context
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
+from llmservice_operator.kinds import LLMSERVICES
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 from operator_support.examples import EXAMPLE_SPECS
@@ -22,6 +22,7 @@ from shared_support.waiting import eventually
 
 SERVED = tuple(child for child in CHILDREN if not child.is_optional_api)
 """The declared children whose kinds every cluster serves."""
+SERVED_KINDS = tuple(dict.fromkeys(child.kind for child in SERVED))
 
 _CHANGES_OF_OTHERS = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation")
 _ADDRESSES = ("clusterIP", "clusterIPs", "healthCheckNodePort", "volumeName")
@@ -36,25 +37,25 @@ def specs_with_every_child() -> dict[str, dict[str, Any]]:
 
     A newly declared child needs an example, as each field does.
     """
-    missing = {child.kind for child in SERVED}
+    missing = {*SERVED}
     chosen: dict[str, dict[str, Any]] = {}
-    built = {name: kinds_of(spec) for name, spec in EXAMPLE_SPECS.items()}
+    built = {name: children_of(spec) for name, spec in EXAMPLE_SPECS.items()}
     while missing:
         name = max(built, key=lambda name: len(built[name] & missing))
-        assert built[name] & missing, f"no example has a {sorted(each.kind for each in missing)}"
+        assert built[name] & missing, f"no example has {missing}"
         chosen[name] = EXAMPLE_SPECS[name]
         missing -= built[name]
     return chosen
 
 
-def kinds_of(spec: Mapping[str, Any]) -> frozenset[Kind]:
-    """Return the kinds of children that a service of this spec has."""
+def children_of(spec: Mapping[str, Any]) -> frozenset[Child]:
+    """Return the declarations of the children that a service of this spec has."""
     manifest = service_of("any", "default", spec)
     manifest["metadata"] = {**manifest["metadata"], "uid": "any"}
     service, settings = LLMService.parse(manifest), OperatorSettings()
     try:
         context = Context.of(service, settings, resolve_pin(service, None, settings))
-        return frozenset(map(kind_of, build_all(context)))
+        return frozenset(child for child in CHILDREN if child.build(context) is not None)
     except InvalidSpec:
         return frozenset()  # an example that needs an accelerator class of the cluster
 
@@ -70,8 +71,8 @@ def children_in(api: Api, namespace: str, *, with_versions: bool = False) -> Sta
     `with_versions` adds each uid and generation.
     """
     found = {}
-    for child in SERVED:
-        for live in api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR):
+    for kind in SERVED_KINDS:
+        for live in api.list_all(kind, namespace, labelSelector=names.CHILD_SELECTOR):
             metadata = {k: v for k, v in live["metadata"].items() if k not in _CHANGES_OF_OTHERS}
             for owner in metadata.get("ownerReferences", ()):
                 owner["uid"] = "of the owner"
@@ -81,7 +82,7 @@ def children_in(api: Api, namespace: str, *, with_versions: bool = False) -> Sta
             if with_versions:
                 kept["version"] = [live["metadata"].get(key) for key in ("uid", "generation")]
             text = json.dumps(kept, sort_keys=True).replace(namespace, "the-namespace")
-            found[f"{child.kind.kind} {live['metadata']['name']}"] = json.loads(text)
+            found[f"{kind.kind} {live['metadata']['name']}"] = json.loads(text)
     return found
 
 
@@ -90,8 +91,8 @@ def owners_are_alive(api: Api, namespace: str) -> bool:
     alive = {each["metadata"]["uid"] for each in api.list_all(LLMSERVICES, namespace)}
     return all(
         owner["uid"] in alive
-        for child in SERVED
-        for live in api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR)
+        for kind in SERVED_KINDS
+        for live in api.list_all(kind, namespace, labelSelector=names.CHILD_SELECTOR)
         for owner in live["metadata"].get("ownerReferences", ())
     )
 

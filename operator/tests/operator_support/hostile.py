@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, PODS, Kind
-from operator_support.fault_flows import SERVED, service_of, specs_with_every_child
+from operator_support.fault_flows import SERVED_KINDS, service_of, specs_with_every_child
 from operator_support.processes import Api, ApiError, make_service
 from operator_support.webhook import patched, refused
 
-KINDS: Final = (*(child.kind for child in SERVED), LLMSERVICES, PODS)
-"""Kinds that the tenant disturbs. They include the kind of every child in `SERVED`."""
+KINDS: Final = (*SERVED_KINDS, LLMSERVICES, PODS)
+"""Kinds that the tenant disturbs. They include the kind of every child that each cluster serves."""
 FOREIGN: Final = "foreign"
 """Name of the objects of another owner, which the operator must not write."""
 HANG_SECONDS: Final = 6.0

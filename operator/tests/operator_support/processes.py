@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self
 import yaml
 from kubernetes import client, config
 
+from llmservice_operator import names
 from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, PODS, Kind
 from shared_support.waiting import PATIENCE, eventually
 
@@ -167,9 +168,14 @@ def until_pods(api: Api, namespace: str, name: str, count: int) -> None:
     )
 
 
-def make_pods_ready(api: Api, namespace: str, service: str) -> None:
-    """Mark all pods of a service ready, in place of a kubelet, which these tests do not run."""
-    selector = f"llmservice.dev/name={service}"
+def make_pods_ready(
+    api: Api, namespace: str, service: str, label: str = names.SERVICE_LABEL
+) -> None:
+    """Mark all replicas of a service ready, in place of a kubelet, which these tests do not run.
+
+    With names.ROUTER_LABEL, mark its router pods ready instead.
+    """
+    selector = f"{label}={service}"
     for pod in api.list_all(PODS, namespace, labelSelector=selector):
         status = {
             "phase": "Running",

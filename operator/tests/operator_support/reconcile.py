@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Any, cast
 
 from llmservice_operator import names
@@ -161,8 +162,9 @@ def a_reconciler(
     served: ServedKinds | None = None,
     reports: LoadReportClient | None = None,
     on_problem: Callable[[str | None], None] = lambda _: None,
+    now: Callable[[], datetime] = lambda: NOW,
 ) -> Reconciler:
-    """Return a reconciler for this cluster, with a clock that stands still."""
+    """Return a reconciler for this cluster. By default, its clock stands still."""
     typed = cast(Cluster, cluster)
     return Reconciler(
         typed,
@@ -171,7 +173,7 @@ def a_reconciler(
         EventRecorder(typed, "test", lambda: NOW),
         Metrics(),
         settings,
-        lambda: NOW,
+        now,
         reports or LoadReportClient(None),
         on_problem,
     )

@@ -7,15 +7,12 @@ import pytest
 
 from llmservice_operator import children, names
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.children import CHILDREN, Child, Context, build_all
+from llmservice_operator.children import CHILDREN, Child, Context, build_all, cache_claim
 from llmservice_operator.kinds import (
     AUTOSCALERS,
-    CLAIMS,
-    DEPLOYMENTS,
     NETWORK_POLICIES,
     PODS,
     SCALED_OBJECTS,
-    SERVICES,
     Kind,
     kind_of,
 )
@@ -32,19 +29,25 @@ def test_children_are_applied_in_the_order_of_their_registration() -> None:
     service = a_service(
         {
             "autoscaling": {"maxReplicas": 4},
+            "router": {"enabled": True},
             "model": {
                 "uri": "hf://org/model",
                 "cache": {"type": "PersistentVolumeClaim", "size": "200Gi"},
             },
         }
     )
-    built = [kind_of(each) for each in build_all(context(service))]
-    assert built == [child.kind for child in CHILDREN if child.kind in built]
-    assert {"NetworkPolicy", "PersistentVolumeClaim"} <= {kind.kind for kind in built}
+    built = [(kind_of(each), each["metadata"]["name"]) for each in build_all(context(service))]
+    declared = [(child.kind, child.name(service)) for child in CHILDREN]
+    assert built == [each for each in declared if each in built]
+    assert {
+        ("NetworkPolicy", "qwen"),
+        ("Deployment", "qwen-router"),
+        ("PersistentVolumeClaim", "qwen-cache"),
+    } <= {(kind.kind, name) for kind, name in built}
 
 
 def test_every_child_is_labelled_and_owned_by_the_service() -> None:
-    for manifest in build_all(context(a_service({}))):
+    for manifest in build_all(context(a_service({"router": {"enabled": True}}))):
         metadata = manifest["metadata"]
         assert metadata["labels"] == names.labels(a_service({}))
         (owner,) = metadata["ownerReferences"]
@@ -53,12 +56,16 @@ def test_every_child_is_labelled_and_owned_by_the_service() -> None:
 
 def test_every_child_and_no_pod_has_the_labels_and_annotations_of_the_spec() -> None:
     own = {"labels": {"team": "search"}, "annotations": {"a.b/c": "d", "a.b/e": "f"}}
-    spec = {"objectMetadata": own, "service": {"annotations": {"a.b/c": "of the Service"}}}
+    spec = {
+        "objectMetadata": own,
+        "router": {"enabled": True},
+        "service": {"annotations": {"a.b/c": "of the Service"}},
+    }
     for manifest in build_all(context(a_service(spec))):
         metadata = manifest["metadata"]
         assert metadata["labels"] == {"team": "search", **names.labels(a_service({}))}
         assert metadata["annotations"]["a.b/e"] == "f"
-        is_service = manifest["kind"] == "Service"
+        is_service = (manifest["kind"], metadata["name"]) == ("Service", "qwen")
         assert metadata["annotations"]["a.b/c"] == ("of the Service" if is_service else "d")
         template = manifest.get("spec", {}).get("template")
         assert template is None or "team" not in template["metadata"]["labels"]
@@ -91,17 +98,17 @@ def test_every_child_that_a_module_declares_is_registered(name: str) -> None:
     )
 
 
-def test_no_child_is_registered_twice() -> None:
-    kinds = [child.kind.kind for child in CHILDREN]
-    assert len({*kinds}) == len(kinds), kinds
+def test_no_two_children_are_the_same_object() -> None:
+    objects = [(child.kind.kind, child.name(a_service())) for child in CHILDREN]
+    assert len({*objects}) == len(objects), objects
 
 
-@pytest.mark.parametrize("child", CHILDREN, ids=lambda child: child.kind.kind)
-def test_the_operator_may_delete_an_object_exactly_where_it_prunes_it(child: Child) -> None:
-    rights = [right for right in OPERATOR if right.kind is child.kind and not right.subresource]
-    may_delete = any("delete" in right.verbs for right in rights)
-    assert may_delete is child.is_pruned, (
-        f"the right to delete a {child.kind.kind} follows from is_pruned of its Child: set it "
+@pytest.mark.parametrize("kind", {child.kind for child in CHILDREN}, ids=lambda kind: kind.kind)
+def test_the_operator_may_delete_objects_of_a_kind_exactly_where_it_prunes_one(kind: Kind) -> None:
+    (right,) = [right for right in OPERATOR if right.kind is kind and not right.subresource]
+    is_pruned = any(child.is_pruned for child in CHILDREN if child.kind is kind)
+    assert ("delete" in right.verbs) is is_pruned, (
+        f"the right to delete a {kind.kind} follows from is_pruned of its Child: set it "
         "there, and grant nothing else in rights.py"
     )
 
@@ -114,7 +121,8 @@ def test_the_operator_deletes_nothing_but_children() -> None:
 def test_optional_children_are_pruned_and_those_that_serve_or_hold_data_never_are() -> None:
     pruned = {child.kind for child in CHILDREN if child.is_pruned}
     assert {NETWORK_POLICIES, AUTOSCALERS, SCALED_OBJECTS} <= pruned
-    assert not {DEPLOYMENTS, SERVICES, CLAIMS} & pruned
+    kept = (*children.workload.CHILDREN, children.kubernetes_service.CHILD, cache_claim.CHILD)
+    assert not any(child.is_pruned for child in kept)
 
 
 def test_a_child_whose_watch_would_bring_the_objects_of_others_is_refused() -> None:

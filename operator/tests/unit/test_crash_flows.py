@@ -4,7 +4,7 @@ import pytest
 
 from llmservice_operator.api.spec import LLMService
 from operator_support.crash_flows import BASE, CHANGES
-from operator_support.fault_flows import SERVED, kinds_of, service_of
+from operator_support.fault_flows import SERVED, children_of, service_of
 from operator_support.spec_fields import SCHEMA
 
 
@@ -17,10 +17,10 @@ def test_each_field_of_the_spec_has_a_change_during_which_the_operator_is_killed
 
 
 def test_each_child_that_the_operator_deletes_has_a_change_that_deletes_it() -> None:
-    pruned = {child.kind for child in SERVED if child.is_pruned}
-    changed = [kinds_of({**BASE, **change}) for change in CHANGES.values()]
+    pruned = {child for child in SERVED if child.is_pruned}
+    changed = [children_of({**BASE, **change}) for change in CHANGES.values()]
 
-    assert pruned <= {kind for kinds in changed for kind in kinds ^ kinds_of(BASE)}
+    assert pruned <= {child for children in changed for child in children ^ children_of(BASE)}
 
 
 @pytest.mark.parametrize("name", CHANGES)

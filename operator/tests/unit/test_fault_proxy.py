@@ -16,7 +16,7 @@ from llmservice_operator.children import CHILDREN
 from llmservice_operator.cluster import Cluster
 from llmservice_operator.errors import ClusterError, Conflict
 from llmservice_operator.kinds import DEPLOYMENTS
-from operator_support.fault_flows import kinds_of, specs_with_every_child
+from operator_support.fault_flows import children_of, specs_with_every_child
 from operator_support.fault_proxy import GONE, Answer, Cut, Drop, Fault, FaultProxy, Stall
 from operator_support.fault_proxy import fault_proxy as running_proxy
 from shared_support.waiting import eventually_in_loop
@@ -200,5 +200,6 @@ async def test_an_open_watch_can_be_ended(proxy: FaultProxy) -> None:
 
 
 def test_every_declared_child_joins_the_fault_tests_by_an_example() -> None:
-    joined = {kind for spec in specs_with_every_child().values() for kind in kinds_of(spec)}
+    specs = specs_with_every_child().values()
+    joined = {child.kind for spec in specs for child in children_of(spec)}
     assert joined >= {child.kind for child in CHILDREN if not child.is_optional_api}

@@ -9,6 +9,7 @@ import pytest
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired.router import RouterDecision
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 from operator_support.network_policy import Host, may_connect
@@ -22,9 +23,14 @@ MONITORED = OperatorSettings(
 GATEWAY = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "edge"}}}
 
 
-def policies(spec: dict[str, Any], settings: OperatorSettings = MONITORED) -> list[Manifest]:
+def policies(
+    spec: dict[str, Any],
+    settings: OperatorSettings = MONITORED,
+    router: RouterDecision | None = None,
+) -> list[Manifest]:
     service = a_service(spec)
-    manifests = build_all(Context.of(service, settings, resolve_pin(service, None, settings)))
+    pin = resolve_pin(service, None, settings)
+    manifests = build_all(Context.of(service, settings, pin, router=router))
     return [each for each in manifests if each["kind"] == "NetworkPolicy"]
 
 
@@ -37,6 +43,11 @@ def pod(namespace: str, **labels: str) -> Host:
 def model_server(name: str = "qwen") -> Host:
     labels = names.labels(a_service(metadata={"name": name, "namespace": "team"}))
     return Host("10.244.0.7", "team", labels, {"kubernetes.io/metadata.name": "team"})
+
+
+def router_pod(name: str = "qwen") -> Host:
+    labels = names.router_labels(a_service(metadata={"name": name, "namespace": "team"}))
+    return Host("10.244.0.8", "team", labels, {"kubernetes.io/metadata.name": "team"})
 
 
 SOURCES = {
@@ -86,6 +97,94 @@ def test_the_api_is_open_to_the_namespace_and_its_peers_and_the_management_port_
         }
         if found or port != 22:
             assert reached == allowed, port
+
+
+ROUTERS = {
+    "its router": router_pod(),
+    "another service's router": router_pod("llama"),
+    "a false router": Host(
+        "10.244.0.9",
+        "other",
+        router_pod().labels,
+        {"kubernetes.io/metadata.name": "other"},
+    ),
+}
+STARTING = RouterDecision(exists=True)
+SWITCHED = RouterDecision(exists=True, takes_requests=True)
+SERVING = RouterDecision(exists=True, takes_requests=True, is_only_client=True)
+IN_THE_NAMESPACE = {"its router", "another service's router"}
+
+PHASES = {
+    # the router, sources that reach the API of a replica
+    "while it starts": (STARTING, API_BY_DEFAULT | {"a gateway"} | IN_THE_NAMESPACE),
+    "while older connections may continue": (
+        SWITCHED,
+        API_BY_DEFAULT | {"a gateway"} | IN_THE_NAMESPACE,
+    ),
+    "afterwards": (SERVING, {"its router"}),
+}
+
+
+@pytest.mark.parametrize(("router", "api"), PHASES.values(), ids=PHASES.keys())
+def test_clients_reach_the_router_and_in_the_end_only_the_router_reaches_the_replicas(
+    router: RouterDecision, api: set[str]
+) -> None:
+    found = policies({"networkPolicy": {"from": [GATEWAY]}}, MONITORED, router)
+    sources = SOURCES | ROUTERS
+
+    def reach(target: Host, port: int) -> set[str]:
+        return {name for name, each in sources.items() if may_connect(found, each, target, port)}
+
+    assert reach(model_server(), 8000) == api
+    assert reach(model_server(), 9090) == OBSERVERS | {"its router"}
+    assert reach(model_server(), 22) == set()
+    # The policy of the router itself keeps it from the API of another router.
+    assert reach(router_pod(), 8000) == (API_BY_DEFAULT | {"a gateway", "another service's router"})
+    assert reach(router_pod(), 9090) == OBSERVERS
+    assert reach(router_pod(), 9002) == {"its router"}
+
+
+def test_a_router_reaches_dns_its_replicas_and_the_other_router_pods_only() -> None:
+    found = policies({}, MONITORED, SERVING)
+    reached = {
+        (name, port)
+        for name, target in {
+            "a replica": model_server(),
+            "another service's replica": model_server("llama"),
+            "a router pod": router_pod(),
+            "another service's router": router_pod("llama"),
+            "a pod": pod("team"),
+            "the hub": Host("203.0.113.7"),
+            "the metadata service": Host(METADATA),
+            "the resolver": pod("kube-system"),
+        }.items()
+        for port in (53, 80, 443, 8000, 9002, 9090, 15008)
+        if may_connect(found, router_pod(), target, port)
+    }
+    assert reached - {each for each in reached if each[1] == 53} == {
+        ("a replica", 8000),
+        ("a replica", 9090),
+        ("a router pod", 9002),
+    }
+    assert ("the resolver", 53) in reached
+
+
+def test_in_a_mesh_without_sidecars_the_router_is_the_only_client_of_the_tunnel_of_a_replica() -> (
+    None
+):
+    found = policies({"networkPolicy": {"mesh": "Ambient"}}, MONITORED, SERVING)
+    sources = SOURCES | ROUTERS
+    to_replica, to_router = (
+        {name for name, each in sources.items() if may_connect(found, each, target, 15008)}
+        for target in (model_server(), router_pod())
+    )
+    assert to_replica == OBSERVERS | {"its router"}
+    assert to_router == OBSERVERS | API_BY_DEFAULT | IN_THE_NAMESPACE
+    assert may_connect(found, AMBIENT_PROBES[0], router_pod(), 9090)
+
+
+def test_without_the_policy_a_router_has_none_either() -> None:
+    assert policies(NO_POLICY, MONITORED, SERVING) == []
 
 
 AMBIENT_PROBES = (Host("169.254.7.127"), Host("fd16:9254:7127:1337:ffff:ffff:ffff:ffff"))
@@ -162,7 +261,8 @@ TARGETS = {
     "cloud metadata": (Host(METADATA), 80, "TCP"),
     "cloud metadata over TLS": (Host(METADATA), 443, "TCP"),
     "cloud metadata at the mirror's port": (Host(METADATA), 8090, "TCP"),
-    "cloud metadata as a resolver": (Host(METADATA), 53, "UDP"),
+    "the resolver of Google Cloud": (Host(METADATA), 53, "UDP"),
+    "the resolver of Google Cloud over TCP": (Host(METADATA), 53, "TCP"),
     "cloud metadata over IPv6": (Host("fd00:ec2::254"), 443, "TCP"),
     "another cloud's metadata": (Host("100.100.100.200"), 443, "TCP"),
     "another cloud's metadata as a resolver": (Host("100.100.100.200"), 53, "UDP"),
@@ -183,6 +283,8 @@ RESOLVERS = {
     "the resolver over TCP",
     "the resolver of OpenShift",
     "the node's resolver",
+    "the resolver of Google Cloud",
+    "the resolver of Google Cloud over TCP",
 }
 PUBLIC_HUB = {"the hub", "the hub over IPv6"}
 OWN = {
@@ -306,8 +408,8 @@ REACHED = {
         None,
         RESOLVERS | {"an own host over TLS and IPv6"},
     ),
-    "link-local addresses by their range": (
-        to({"ipBlock": {"cidr": "169.254.0.0/16"}}),
+    "link-local addresses by a part of their range": (
+        to({"ipBlock": {"cidr": "169.254.128.0/17"}}),
         None,
         RESOLVERS | {"container credentials"},
     ),

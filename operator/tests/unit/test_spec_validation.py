@@ -73,8 +73,9 @@ REFUSED = {
     ),
     "token for a claim": (
         model(uri="pvc://c", credentialsSecretRef={"name": "t"}),
-        "spec.model.credentialsSecretRef: applies to hf:// models and adapters only: remove it, "
-        "because a claim needs no token, and an s3:// model has objectStore.credentialsSecretRef",
+        "spec.model.credentialsSecretRef: applies to hf:// models, draft models and adapters only: "
+        "remove it, because a claim needs no token, and an s3:// model has "
+        "objectStore.credentialsSecretRef",
     ),
     "secret name in capitals": (
         model(credentialsSecretRef={"name": "Token"}),

@@ -15,7 +15,14 @@ from llmservice_operator.api.labels import (
     SOURCE_RANGES_HAVE_A_FIELD,
 )
 from llmservice_operator.api.network import Cidr
-from llmservice_operator.api.references import ApiKeysSecret
+from llmservice_operator.api.references import ApiKeysSecret, ObjectName
+
+
+class Tls(Fields):
+    secret_name: ObjectName
+    """Name of a Secret of type kubernetes.io/tls in the LLMService's namespace, with the keys
+    tls.crt and tls.key. The router reads it again when it changes, without a restart. While the
+    Secret does not exist, router pods do not start."""
 
 
 class ServiceObject(Fields):
@@ -25,6 +32,10 @@ class ServiceObject(Fields):
     exposed."""
     port: Annotated[int, Field(ge=1, le=65535)] = 80
     """Port of the API on the Service object."""
+    tls: Tls | None = None
+    """Certificate of the API, which then speaks HTTPS only, on the same port. The router ends TLS,
+    so setting this field also switches the router on. Connections between the router and the
+    replicas stay unencrypted inside the cluster. Set port: 443 as well. Default: plain HTTP."""
     node_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port of the API on every node, for firewalls and external load balancers that need a fixed
     port. The port must be free, and in the cluster's range for node ports, usually 30000 to 32767.

@@ -70,6 +70,13 @@ class ConditionType(StrEnum):
         "the operator, every 15 seconds",
         "while no latency limit applies: neither one in spec.slo nor a default of autoscaling",
     )
+    ROUTER_READY = (
+        "RouterReady",
+        "True while clients reach the router and all of its pods are ready; False while a pod is "
+        "not ready, while clients still reach the replicas directly, and while the router stops.",
+        "the operator, on every pass",
+        "while the service has no router",
+    )
 
     meaning: str
     """Meaning of the condition's statuses, in Markdown."""

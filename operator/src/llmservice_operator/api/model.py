@@ -164,18 +164,6 @@ class Model(Fields):
             holds=lambda model: len({model.name, *model.aliases}) == len(model.aliases) + 1,
         ),
         Rule(
-            "credentialsSecretRef",
-            cel="!has(self.credentialsSecretRef) || self.uri.startsWith('hf://') || "
-            "(has(self.adapters) && self.adapters.exists(each, each.uri.startsWith('hf://')))",
-            message="applies to hf:// models and adapters only: remove it, because a claim needs "
-            "no token, and an s3:// model has objectStore.credentialsSecretRef",
-            holds=lambda model: (
-                model.credentials_secret_ref is None
-                or model.uri.startswith(HUB_SCHEME)
-                or model.has_hub_adapters
-            ),
-        ),
-        Rule(
             "adapters",
             cel="!has(self.adapters) || self.adapters.all(each, "
             "self.adapters.filter(other, other.name == each.name).size() == 1 && "

@@ -12,10 +12,14 @@ from pydantic import AfterValidator, Field
 from llmservice_operator.api.fields import ATOMIC, Fields, Rule, ValueRule
 from llmservice_operator.api.labels import LabelSelector
 
-METADATA_V4: Final = ("169.254.169.254/32", "100.100.100.200/32")
+ALIBABA_METADATA: Final = "100.100.100.200/32"
+METADATA_V4: Final = ("169.254.169.254/32", ALIBABA_METADATA)
 METADATA_V6: Final = ("fd00:ec2::254/128", "fd20:ce::254/128")
 """Addresses at which clouds serve a node's credentials. The first IPv4 address is that of most
 clouds, the second that of Alibaba Cloud. The IPv6 addresses are those of AWS and Google Cloud."""
+LINK_LOCAL_V4: Final = "169.254.0.0/16"
+LINK_LOCAL_V6: Final = "fe80::/10"
+"""Link-local addresses, at which some clouds also issue credentials to containers."""
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
@@ -132,14 +136,21 @@ _MetadataFreeCidr = Annotated[
         "remove it",
         holds=lambda text: not any(is_within(text, each) for each in (*METADATA_V4, *METADATA_V6)),
     ),
+    ValueRule(
+        cel=f"!isCIDR(self) || !{[LINK_LOCAL_V4, LINK_LOCAL_V6]}"
+        ".exists(range, cidr(range) == cidr(self).masked())",
+        message="is the whole link-local range, in which some clouds serve credentials: write only "
+        "the addresses that the replicas need",
+        holds=lambda text: _canonical(text) not in (LINK_LOCAL_V4, LINK_LOCAL_V6),
+    ),
 ]
 
 
 class DestinationBlock(IPBlock):
     cidr: _MetadataFreeCidr
     """Addresses that the replicas may reach, such as 10.0.0.0/8. The metadata services of clouds
-    are always excluded. Link-local addresses are also excluded, unless the whole range is
-    link-local."""
+    are always excluded. Link-local addresses are also excluded, unless the range is a part of
+    169.254.0.0/16 or fe80::/10."""
 
 
 class DestinationPort(Fields):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ _RESOURCES = {
 }
 
 
-def _amount(amounts: ResourceAmounts | None, field: str) -> Decimal | None:
+def amount_of(amounts: Fields | None, field: str) -> Decimal | None:
     """Return the amount of one resource; None when it is not set or not a quantity."""
     text = getattr(amounts, field.replace("-", "_"), None)
     return None if text is None else quantity_value(text)
@@ -44,11 +44,12 @@ class ResourceAmounts(Fields):
     """Disk space on the node for logs and the downloaded model, such as 200Gi."""
 
 
-def _request_within_limit(field: str) -> Rule:
+def request_within_limit(field: str) -> Rule:
+    """Return the rule that the request for a resource is not above its limit."""
     request, limit = (f"self.{part}.{_RESOURCES[field]}" for part in ("requests", "limits"))
 
-    def holds(resources: Resources) -> bool:
-        asked, allowed = (_amount(part, field) for part in (resources.requests, resources.limits))
+    def holds(resources: Any) -> bool:
+        asked, allowed = (amount_of(part, field) for part in (resources.requests, resources.limits))
         return asked is None or allowed is None or asked <= allowed
 
     return Rule(
@@ -80,7 +81,7 @@ class Resources(Fields):
     """Claims of each replica for devices (dynamic resource allocation; requires Kubernetes 1.34),
     such as network adapters. The claim for GPUs is accelerator.resourceClaimTemplateName."""
 
-    rules: ClassVar = tuple(_request_within_limit(field) for field in _RESOURCES)
+    rules: ClassVar = tuple(request_within_limit(field) for field in _RESOURCES)
 
 
 class Toleration(Fields):

@@ -15,6 +15,7 @@ class Source(StrEnum):
     POD = "From the pods, as the scheduler and the kubelet see them"
     MODEL_SERVER = "From the model server when it exits, or from the kubelet on its behalf"
     METRICS_SERVER = "From the model server, through the metrics server"
+    ROUTER = "From the Deployment of the router"
     OPERATOR = "From the operator's own pass"
     LOAD = "From the metrics server and the autoscaler"
 
@@ -116,6 +117,6 @@ def from_model_server(
 
 def in_commands(name: str, text: str) -> str:
     """Return the text with the name of the service in its commands, instead of NAME."""
-    for before in ("deploy/", "llmservice.dev/name="):
+    for before in ("deploy/", "llmservice.dev/name=", "llmservice.dev/router-of="):
         text = text.replace(f"{before}NAME", f"{before}{name}")
     return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from llmservice_operator.api import pod_reasons, server_reasons
+from llmservice_operator.api import pod_reasons, router_reasons, server_reasons
 from llmservice_operator.api.reason_facts import (
     Facts,
     Rank,
@@ -95,6 +95,12 @@ class Reason(StrEnum):
         "Look at `kubectl describe pods -l llmservice.dev/name=NAME`.",
         rank=Rank.DEADLINE,
     )
+
+    ROUTER_SERVING = router_reasons.ROUTER_SERVING
+    ROUTER_STARTING = router_reasons.ROUTER_STARTING
+    ROUTER_STOPPING = router_reasons.ROUTER_STOPPING
+    ROUTER_DEGRADED = router_reasons.ROUTER_DEGRADED
+    ROUTER_NOT_READY = router_reasons.ROUTER_NOT_READY
 
     DEPLOYMENT_PAUSED = pod_reasons.DEPLOYMENT_PAUSED
     LIMITS_REQUIRED = pod_reasons.LIMITS_REQUIRED

@@ -36,6 +36,7 @@ from llmservice_operator.api.model_source import HubModel, Source, StoreModel
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.references import KeySource
+from llmservice_operator.api.router import Router
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
 from llmservice_operator.api.store_rules import RULES_OF_A_STORE
@@ -46,6 +47,13 @@ _NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 """Pattern of the name of a Service object (RFC 1035 label)."""
 
 
+_NAMES_A_HUB = (
+    "(self.model.uri.startsWith('hf://') || (has(self.model.adapters) && "
+    "self.model.adapters.exists(each, each.uri.startsWith('hf://'))) || (has(self.engine) && "
+    "has(self.engine.speculativeDecoding) && has(self.engine.speculativeDecoding.draftModel) && "
+    "self.engine.speculativeDecoding.draftModel.uri.startsWith('hf://')))"
+)
+"""The CEL form of `LLMServiceSpec.names_a_hub`."""
 _DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
 
 
@@ -100,6 +108,9 @@ class LLMServiceSpec(Fields):
     have those of `template` instead, so a change here restarts no replica."""
     service: ServiceObject = ServiceObject()
     """Service object through which clients reach the API."""
+    router: Router | None = None
+    """Router between the Service object and the replicas, which chooses a replica for each request
+    and lets requests wait while all replicas are busy. Default: see router.enabled."""
     serving: Serving = Serving()
     """Limits of a single request, and the time limit of an engine step."""
     auth: Auth | None = None
@@ -160,20 +171,31 @@ class LLMServiceSpec(Fields):
             holds=lambda spec: not spec.model.offline or spec.can_draft_offline,
         ),
         Rule(
+            "model.credentialsSecretRef",
+            cel=f"!has(self.model.credentialsSecretRef) || {_NAMES_A_HUB}",
+            message="applies to hf:// models, draft models and adapters only: remove it, because a "
+            "claim needs no token, and an s3:// model has objectStore.credentialsSecretRef",
+            holds=lambda spec: spec.model.credentials_secret_ref is None or spec.names_a_hub,
+        ),
+        Rule(
             "model.hubEndpoint",
             cel="!has(self.model.hubEndpoint) || "
-            "((!has(self.model.offline) || !self.model.offline) && "
-            "(self.model.uri.startsWith('hf://') || (has(self.model.adapters) && "
-            "self.model.adapters.exists(each, each.uri.startsWith('hf://'))) || "
-            "(has(self.engine) && "
-            "has(self.engine.speculativeDecoding) && "
-            "has(self.engine.speculativeDecoding.draftModel) && "
-            "self.engine.speculativeDecoding.draftModel.uri.startsWith('hf://'))))",
+            f"((!has(self.model.offline) || !self.model.offline) && {_NAMES_A_HUB})",
             message="has no effect on a service that downloads nothing from a hub: remove it, or "
             "use an hf:// model or adapter without offline",
             holds=lambda spec: spec.model.hub_endpoint is None or spec.downloads,
         ),
         *RULES_OF_A_STORE,
+        Rule(
+            "service.tls",
+            cel="!has(self.service) || !has(self.service.tls) || !has(self.router) || "
+            "!has(self.router.enabled) || self.router.enabled",
+            message="requires the router, which ends TLS: remove router.enabled: false, or remove "
+            "it",
+            holds=lambda spec: (
+                spec.service.tls is None or spec.router_settings.enabled is not False
+            ),
+        ),
         Rule(
             "auth.isolatePrefixCache",
             cel="!has(self.auth) || !self.auth.isolatePrefixCache || !has(self.engine) || "
@@ -252,10 +274,15 @@ class LLMServiceSpec(Fields):
         return (self.model.source,) if draft is None else (self.model.source, draft.source)
 
     @property
+    def names_a_hub(self) -> bool:
+        """Whether the model, the draft model or an adapter is an hf:// model."""
+        from_hub = any(isinstance(it, HubModel) for it in self.sources)
+        return from_hub or self.model.has_hub_adapters
+
+    @property
     def downloads(self) -> bool:
         """Whether the replicas may download a model or an adapter from a hub."""
-        from_hub = any(isinstance(it, HubModel) for it in self.sources)
-        return not self.model.offline and (from_hub or self.model.has_hub_adapters)
+        return not self.model.offline and self.names_a_hub
 
     @property
     def is_in_a_store(self) -> bool:
@@ -301,11 +328,21 @@ class LLMServiceSpec(Fields):
         return Slo() if self.autoscaling is None else DEFAULT_SLO
 
     @property
+    def router_settings(self) -> Router:
+        """Settings of the router, if the service has one."""
+        return self.router or Router()
+
+    @property
     def least_replicas(self) -> int:
         """Minimum number of replicas, unless the service is suspended."""
         if self.autoscaling is not None:
             return self.autoscaling.min_replicas
         return 1 if self.replicas is None else self.replicas
+
+    @property
+    def most_replicas(self) -> int:
+        """Maximum number of replicas, unless the service is suspended."""
+        return self.least_replicas if self.autoscaling is None else self.autoscaling.max_replicas
 
     @property
     def desired_replicas(self) -> int:

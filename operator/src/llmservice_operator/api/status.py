@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -115,6 +116,23 @@ class RolloutStatus(Fields):
     successor starts, because no accelerator, quota or volume is free for an additional replica."""
 
 
+class RouterPhase(StrEnum):
+    STARTING = "Starting"
+    SERVING = "Serving"
+    STOPPING = "Stopping"
+
+
+class RouterStatus(Fields):
+    phase: RouterPhase
+    """Starting: clients still reach the replicas directly, until all router pods are ready.
+    Serving: clients reach the router. Stopping: clients reach the replicas directly again, and the
+    router pods remain until requests of older connections have ended."""
+    since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """Start of the phase."""
+    ready: Annotated[str, Field(max_length=32)] | None = None
+    """Ready router pods out of the desired number, such as 1/2."""
+
+
 CAUSE_LIMIT = 1024
 """Maximum length of the recorded cause of a rollback, in characters."""
 
@@ -146,7 +164,7 @@ class LLMServiceStatus(Fields):
     ] = ()
     """Conditions: Ready (the summary), Progressing, Available and ModelReady; with autoscaling,
     also AutoscalingActive and MetricsAvailable; with latency objectives, also MetricsAvailable and
-    SLOMet."""
+    SLOMet; with a router, also RouterReady."""
     replicas: Annotated[int, Field(ge=0)] | None = None
     """Number of replicas, including those of an earlier revision."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
@@ -164,6 +182,8 @@ class LLMServiceStatus(Fields):
     """Address of the API inside the cluster; absent while the reason of Ready is NameConflict."""
     engine: EngineStatus | None = None
     """Image and vLLM version of the model servers."""
+    router: RouterStatus | None = None
+    """State of the router; absent while the service has none."""
     rollout: RolloutStatus | None = None
     """State of a rollout of type Auto after the operator has decided to terminate each old replica
     before its successor starts; absent before this decision and after the rollout."""

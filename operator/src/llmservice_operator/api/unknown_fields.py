@@ -25,7 +25,7 @@ ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
     "set auth.apiKeysSecretRef instead": ("vllmApiKey",),
     "set autoscaling.minReplicas and autoscaling.maxReplicas instead": ("keda",),
     "set engine.chatTemplate instead": ("files",),
-    "set engine.image instead": ("containers", "repository", "tag"),
+    "set engine.image instead": ("containers", "image", "repository", "tag"),
     "set engine.kvCache.offload.cpu instead": ("lmcacheConfig",),
     "set engine.parallelism.pipeline instead": ("pipelineParallelSize",),
     "set engine.parallelism.tensor instead": ("tensorParallelSize",),

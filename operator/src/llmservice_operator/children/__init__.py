@@ -1,4 +1,4 @@
-"""The children: every kind of object that an LLMService has, each declared in its own module.
+"""The children: every object that an LLMService has, each declared in its own module.
 
 `CHILDREN` is the only list of them. The declarations determine which objects are built, printed,
 applied, pruned and watched. They also determine the order, the owners and the operator's rights.
@@ -17,6 +17,10 @@ from llmservice_operator.children import (
     kubernetes_service,
     network_policy,
     pod_disruption_budget,
+    router_deployment,
+    router_disruption_budget,
+    router_network_policy,
+    router_services,
     scaled_object,
     workload,
 )
@@ -39,23 +43,27 @@ __all__ = [
 ]
 
 CHILDREN: Final[tuple[Child, ...]] = (
-    # The NetworkPolicy is first, so that no pod is reachable without it, unless its write fails.
+    # The NetworkPolicies are first, so that no pod is reachable without one, unless a write fails.
     network_policy.CHILD,
+    router_network_policy.CHILD,
     # The list of adapters is applied before the workload, because the pods mount it.
     adapter_list.CHILD,
     *workload.CHILDREN,
+    *router_services.CHILDREN,
+    router_deployment.CHILD,
     kubernetes_service.CHILD,
     horizontal_pod_autoscaler.CHILD,
     scaled_object.CHILD,
     pod_disruption_budget.CHILD,
+    router_disruption_budget.CHILD,
     # The claim is last, because a claim that the API server refuses must not delay other objects.
     cache_claim.CHILD,
 )
-"""Kinds of children, in the order in which they are applied."""
+"""The declarations, in the order in which their objects are applied."""
 
 REQUIRED_KINDS: Final[tuple[Kind, ...]] = (
     LLMSERVICES,
-    *(child.kind for child in CHILDREN if not child.is_optional_api),
+    *dict.fromkeys(child.kind for child in CHILDREN if not child.is_optional_api),
     PODS,
 )
 """Kinds that the operator needs in order to work. It watches all of them."""

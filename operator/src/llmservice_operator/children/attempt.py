@@ -16,6 +16,7 @@ from llmservice_operator.children import Child, Context, build_each, workload_ch
 from llmservice_operator.children.workload import keep_pods, return_pods
 from llmservice_operator.desired import Autoscaler, may_change, with_defaults
 from llmservice_operator.desired.adapters import AdapterList
+from llmservice_operator.desired.router import RouterDecision
 from llmservice_operator.errors import InvalidSpec, OperatorError
 from llmservice_operator.kinds import Kind
 from llmservice_operator.settings import OperatorSettings
@@ -51,6 +52,7 @@ def build_around_pods(
     autoscaler: Autoscaler,
     served: Container[Kind],
     adapters: AdapterList | None = None,
+    router: RouterDecision | None = None,
     restored: Restored | None = None,
 ) -> Attempt:
     """Build the children. If the pods cannot be built, keep those of the live workload.
@@ -64,7 +66,7 @@ def build_around_pods(
     replicas = resolve_replicas(service, live)
     try:
         pin = resolve_pin(service, live, settings)
-        context = Context.of(service, settings, pin, replicas, autoscaler, adapters)
+        context = Context.of(service, settings, pin, replicas, autoscaler, adapters, router)
     except InvalidSpec as error:
         recorded = recorded_pin(service, live)
         if kept is None or recorded is None:
@@ -72,7 +74,15 @@ def build_around_pods(
         # The settings of the accelerator class are left out, because the class may be unknown. Only
         # the pods use them.
         defaulted = with_defaults(service, settings.server_defaults)
-        context = Context(defaulted, settings, recorded, replicas, autoscaler, adapters)
+        context = Context(
+            defaulted,
+            settings,
+            recorded,
+            replicas,
+            autoscaler,
+            adapters,
+            router or RouterDecision.settled(service, settings),
+        )
         unbuilt = error
         children = _build(context, served)
     else:

@@ -12,6 +12,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import Autoscaler, check_fits_a_node, with_class, with_defaults
 from llmservice_operator.desired.adapters import AdapterList
 from llmservice_operator.desired.manifest import build_metadata
+from llmservice_operator.desired.router import NO_ROUTER, RouterDecision
 from llmservice_operator.kinds import Kind
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import EnginePin, ReplicaCount, resolve_replicas
@@ -30,6 +31,7 @@ class Context:
     autoscaler: Autoscaler
     adapters: AdapterList | None = None
     """The list of LoRA adapters; None means the list of a service without replicas."""
+    router: RouterDecision = NO_ROUTER
 
     @classmethod
     def of(
@@ -40,8 +42,10 @@ class Context:
         replicas: ReplicaCount | None = None,
         autoscaler: Autoscaler | None = None,
         adapters: AdapterList | None = None,
+        router: RouterDecision | None = None,
     ) -> Self:
-        """Return the context. By default, `replicas` and `autoscaler` are those of a new service.
+        """Return the context. By default, `replicas` and `autoscaler` are those of a new service,
+        and `router` is the state that a new service reaches.
 
         A new service gets the autoscaler that its spec requests. Raises InvalidSpec if the
         accelerator class cannot be applied, or if no node has enough GPUs for a replica.
@@ -56,6 +60,7 @@ class Context:
             replicas or resolve_replicas(service, None),
             autoscaler or Autoscaler.of_spec(service),
             adapters,
+            router or RouterDecision.settled(service, settings),
         )
 
 
@@ -83,7 +88,9 @@ def _no_substitute(_: Manifest, __: str) -> Manifest | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """Declaration of a kind of object. A service has at most one object of the kind."""
+    """Declaration of an object. A service has at most one object of each declaration. Several
+    declarations may be of one kind, if the names of their objects differ.
+    """
 
     kind: Kind
     body: Callable[[Context], Manifest | None]
@@ -134,12 +141,12 @@ class Child:
 
     @property
     def verbs(self) -> tuple[str, ...]:
-        """Verbs that the operator uses on objects of the kind. They are the same for all kinds,
-        except that only a pruned kind has delete.
+        """Verbs that the operator uses on the object. They are the same for all objects, except
+        that only one that is pruned has delete.
         """
         return (*_KEPT, "delete") if self.is_pruned else _KEPT
 
 
 _KEPT: Final = ("get", "list", "watch", "create", "patch")
-"""Verbs on objects of a kind that is not pruned. Server-side apply needs patch, and also create if
+"""Verbs on an object that is not pruned. Server-side apply needs patch, and also create if
 the object does not exist yet. The garbage collector deletes children with their owner."""

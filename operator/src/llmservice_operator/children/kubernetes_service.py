@@ -1,4 +1,4 @@
-"""The Service object through which clients reach the model servers."""
+"""The Service object through which clients reach the router, or else the model servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _body(context: Context) -> Manifest:
     return {
         "spec": {
             "type": spec.type,
-            "selector": dict(workload_of(context.service).server_selector(context.service)),
+            "selector": _selector(context),
             **_from_outside(spec),
             "ports": [
                 {
@@ -34,6 +34,13 @@ def _body(context: Context) -> Manifest:
             ],
         },
     }
+
+
+def _selector(context: Context) -> dict[str, str]:
+    service = context.service
+    if context.router.takes_requests:
+        return names.router_selector(service)
+    return dict(workload_of(service).server_selector(service))
 
 
 def _from_outside(spec: ServiceObject) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.network import (
+    ALIBABA_METADATA,
+    LINK_LOCAL_V4,
+    LINK_LOCAL_V6,
     METADATA_V4,
     METADATA_V6,
     DestinationBlock,
@@ -28,10 +31,10 @@ from llmservice_operator.kinds import NETWORK_POLICIES
 from llmservice_operator.settings import OperatorSettings
 
 _RESOLVERS: Final = [
-    # The resolver may be a pod, or a cache on the node with a link-local address. The addresses of
-    # the clouds' metadata services stay closed, because these services issue the node's
-    # credentials.
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(METADATA_V4)}},
+    # The resolver may be a pod, or a cache on the node with a link-local address. On Google Cloud,
+    # it may have the address of the metadata service, 169.254.169.254. Clouds issue the node's
+    # credentials at port 80 of that address only, and the ports of DNS do not include it.
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": [ALIBABA_METADATA]}},
     {"ipBlock": {"cidr": "::/0", "except": list(METADATA_V6)}},
     # In some network plugins, an ipBlock does not match the addresses of pods.
     {"namespaceSelector": {}},
@@ -42,9 +45,6 @@ _DNS_PORTS: Final = [
     for port in (53, 5353)
     for protocol in ("UDP", "TCP")
 ]
-_LINK_LOCAL_V4: Final = "169.254.0.0/16"
-_LINK_LOCAL_V6: Final = "fe80::/10"
-"""Link-local addresses, at which some clouds also issue credentials to containers."""
 _PRIVATE_V4: Final = (
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -59,14 +59,16 @@ _PUBLIC: Final = [
     # The hub, the hosts to which it redirects downloads, and the object stores of clouds have
     # public addresses that change. Private addresses are excluded. Otherwise a client could reach
     # the cluster's own services through a URL in a request, which the server fetches.
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
-    {"ipBlock": {"cidr": "::/0", "except": [_LINK_LOCAL_V6, *_PRIVATE_V6]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": [LINK_LOCAL_V4, *_PRIVATE_V4]}},
+    {"ipBlock": {"cidr": "::/0", "except": [LINK_LOCAL_V6, *_PRIVATE_V6]}},
 ]
 _ANY_ADDRESS: Final = [
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, "100.100.100.200/32"]}},
-    {"ipBlock": {"cidr": "::/0", "except": [*METADATA_V6, _LINK_LOCAL_V6]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": [LINK_LOCAL_V4, ALIBABA_METADATA]}},
+    {"ipBlock": {"cidr": "::/0", "except": [*METADATA_V6, LINK_LOCAL_V6]}},
     {"namespaceSelector": {}},
 ]
+TO_RESOLVERS: Final = {"to": _RESOLVERS, "ports": _DNS_PORTS}
+"""Egress rule for DNS."""
 _PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY")
 _TUNNEL_PORT: Final = 15008
 """Port at which other pods reach a pod in an ambient mesh. The proxy of the pod's node accepts the
@@ -77,7 +79,7 @@ _AMBIENT_PROBES: Final = [
 ]
 """Source addresses that an ambient mesh gives to the kubelet's probes, so that the probes bypass
 its proxy. The network plugin does not recognize them as addresses of the node."""
-_BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
+_BARRED: Final = (LINK_LOCAL_V4, LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
 """Addresses that stay closed if a larger range of `networkPolicy.to` includes them."""
 
 
@@ -86,31 +88,61 @@ def _body(context: Context) -> Manifest | None:
     service, settings = context.service, context.settings
     if not service.spec.network_policy.enabled:
         return None
-    peers = [
-        peer.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        for peer in service.spec.network_policy.from_
-    ]
-    own_namespace: dict[str, Any] = {"podSelector": {}}
-    is_ambient = service.spec.network_policy.mesh == "Ambient"
-    tunnel = [_tcp(_TUNNEL_PORT)] if is_ambient else []
-    management = [_tcp(names.MANAGEMENT_PORT)]
+    tunnel = tunnel_ports(service)
+    router = context.router
+    clients = [router_pods(service)] if router.is_only_client else _clients(service)
+    observers = [*_observers(settings), *([router_pods(service)] if router.exists else [])]
     return {
         "spec": {
             "podSelector": {"matchLabels": names.selector(service)},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [
-                {"from": [own_namespace, *peers], "ports": [_tcp(names.API_PORT), *tunnel]},
-                {"from": _observers(settings), "ports": [*management, *tunnel]},
-                *([{"from": _AMBIENT_PROBES, "ports": management}] if is_ambient else []),
-            ],
+            "ingress": _ingress(service, clients, observers),
             "egress": [
-                {"to": _RESOLVERS, "ports": _DNS_PORTS},
+                TO_RESOLVERS,
                 *_to_model_sources(service, settings),
                 *_to_proxies(service),
                 *(_to_destination(each, tunnel) for each in service.spec.network_policy.to),
             ],
         },
     }
+
+
+def build_ingress(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
+    """Return the rules for pods that all clients of a service reach."""
+    return _ingress(service, _clients(service), _observers(settings))
+
+
+def router_pods(service: LLMService) -> dict[str, Any]:
+    """Return the peer that selects the service's router pods."""
+    return {"podSelector": {"matchLabels": names.router_selector(service)}}
+
+
+def tunnel_ports(service: LLMService) -> list[dict[str, Any]]:
+    """Return the port at which pods in an ambient mesh are reached. Empty in any other mesh."""
+    is_ambient = service.spec.network_policy.mesh == "Ambient"
+    return [tcp(_TUNNEL_PORT)] if is_ambient else []
+
+
+def _ingress(
+    service: LLMService, clients: list[dict[str, Any]], observers: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    tunnel, management = tunnel_ports(service), [tcp(names.MANAGEMENT_PORT)]
+    return [
+        {"from": clients, "ports": [tcp(names.API_PORT), *tunnel]},
+        {"from": observers, "ports": [*management, *tunnel]},
+        *([{"from": _AMBIENT_PROBES, "ports": management}] if tunnel else []),
+    ]
+
+
+def _clients(service: LLMService) -> list[dict[str, Any]]:
+    """Return the peers that may use the API: the own namespace and those in the spec."""
+    return [
+        {"podSelector": {}},
+        *(
+            peer.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            for peer in service.spec.network_policy.from_
+        ),
+    ]
 
 
 def _observers(settings: OperatorSettings) -> list[dict[str, Any]]:
@@ -151,7 +183,7 @@ def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[d
 def _to_endpoint(endpoint: str | None) -> dict[str, Any]:
     """Return the egress rule for a server. None means a public server that is reached by HTTPS."""
     peers = _PUBLIC if endpoint is None else _ANY_ADDRESS
-    return {"to": peers, "ports": [_tcp(_port(endpoint or "https://"))]}
+    return {"to": peers, "ports": [tcp(_port(endpoint or "https://"))]}
 
 
 def _to_proxies(service: LLMService) -> list[dict[str, Any]]:
@@ -167,7 +199,7 @@ def _to_proxies(service: LLMService) -> list[dict[str, Any]]:
         if variable.name.upper() in _PROXY_VARIABLES
         and (port := _proxy_port(variable.value)) is not None
     }
-    return [{"to": _ANY_ADDRESS, "ports": [_tcp(port) for port in sorted(ports)]}] if ports else []
+    return [{"to": _ANY_ADDRESS, "ports": [tcp(port) for port in sorted(ports)]}] if ports else []
 
 
 def _proxy_port(address: str | None) -> int | None:
@@ -216,7 +248,8 @@ def _port(url: str) -> int:
     return address.port or (80 if address.scheme == "http" else 443)
 
 
-def _tcp(port: int) -> dict[str, Any]:
+def tcp(port: int) -> dict[str, Any]:
+    """Return a TCP port of a rule."""
     return {"port": port, "protocol": "TCP"}
 
 

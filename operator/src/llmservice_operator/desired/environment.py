@@ -10,7 +10,7 @@ from llmservice_operator.api import object_store
 from llmservice_operator.api.autoscaling import DEFAULT_SLO
 from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.lifecycle import SMOKE_TEST_SECONDS
-from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.desired.cache import cache_variables
 from llmservice_operator.settings import OperatorSettings
 
@@ -31,6 +31,8 @@ look up the name of the user."""
 
 _NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
+
+MEBIBYTE: Final = 1024**2
 
 REQUEST_TIMEOUT_SECONDS: Final = 600
 """Default time limit of one request, in seconds, unless the limit of the drain is longer. It is the
@@ -127,18 +129,22 @@ def _limits(service: LLMService) -> dict[str, str]:
     The server has defaults for limits that are not set.
     """
     serving = service.spec.serving
-    timeout = serving.request_timeout_seconds
-    if timeout is None:
-        # If the limit of the drain is longer, it is also the default limit of a request.
-        timeout = max(REQUEST_TIMEOUT_SECONDS, service.spec.termination.drain_timeout_seconds)
     mebibytes = serving.max_body_mebibytes
     limits = {
-        names.REQUEST_TIMEOUT_SECONDS_ENV: timeout,
+        names.REQUEST_TIMEOUT_SECONDS_ENV: request_timeout_seconds(service.spec),
         names.ENGINE_HANG_SECONDS_ENV: serving.engine_hang_seconds,
-        names.MAX_BODY_BYTES_ENV: None if mebibytes is None else mebibytes * 1024**2,
+        names.MAX_BODY_BYTES_ENV: None if mebibytes is None else mebibytes * MEBIBYTE,
         names.MAX_CHOICES_ENV: serving.max_choices,
     }
     return {name: str(limit) for name, limit in limits.items() if limit is not None}
+
+
+def request_timeout_seconds(spec: LLMServiceSpec) -> int:
+    """Return the time limit of a request in seconds; 0 means no limit."""
+    if spec.serving.request_timeout_seconds is not None:
+        return spec.serving.request_timeout_seconds
+    # If the limit of the drain is longer, it is also the default limit of a request.
+    return max(REQUEST_TIMEOUT_SECONDS, spec.termination.drain_timeout_seconds)
 
 
 def _smoke_test(service: LLMService) -> dict[str, str]:

@@ -55,7 +55,7 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
         volumes.append({"name": names.MODEL_CACHE_VOLUME, "persistentVolumeClaim": source})
     if (auth := service.spec.auth) is not None:
         volumes.append(
-            {"name": names.API_KEYS_VOLUME, "secret": _keys_source(auth.api_keys_secret_ref)}
+            {"name": names.API_KEYS_VOLUME, "secret": keys_source(auth.api_keys_secret_ref)}
         )
     if (bundle := service.spec.ca_bundle) is not None:
         volumes.append({"name": names.CA_BUNDLE_VOLUME, **_bundle_source(bundle)})
@@ -126,7 +126,7 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
     return mounts
 
 
-def _keys_source(reference: ApiKeysSecret) -> dict[str, Any]:
+def keys_source(reference: ApiKeysSecret) -> dict[str, Any]:
     """Return the volume source of the API keys. It stays the same when a key changes.
 
     The source is optional, so that the server and not only the kubelet notices a missing Secret.

@@ -31,7 +31,7 @@ REVISION_HISTORY_LIMIT: Final = 3
 """Number of old ReplicaSets that are kept. A rollback reads its pods from one of them, and
 `kubectl rollout history` shows them. Each is one more object to store."""
 
-_REVISION_LABEL: Final = "pod-template-hash"
+REVISION_LABEL: Final = "pod-template-hash"
 """Label that the Deployment controller sets to a different value on each ReplicaSet."""
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
@@ -62,7 +62,7 @@ class _Deployment:
     ) -> dict[str, Any]:
         return {
             **_spec_without_template(service, count),
-            "template": build_pod_template(service, settings, pin, _REVISION_LABEL),
+            "template": build_pod_template(service, settings, pin, REVISION_LABEL),
         }
 
     def keep_spec(
@@ -79,7 +79,7 @@ class _Deployment:
     def pods_of_revision(self, kept: Manifest) -> Mapping[str, Any]:
         template = copy.deepcopy(kept["spec"]["template"])
         # The controller adds the label to the template of the Deployment.
-        template["metadata"]["labels"].pop(_REVISION_LABEL, None)
+        template["metadata"]["labels"].pop(REVISION_LABEL, None)
         return {"template": template}
 
     def state_of(self, live: Manifest) -> WorkloadState:
@@ -100,7 +100,7 @@ class _Deployment:
 
     def replicas_of(self, pods: Iterable[Manifest]) -> Iterator[Replica]:
         for pod in pods:
-            yield Replica(pod, pod["metadata"].get("labels", {}).get(_REVISION_LABEL))
+            yield Replica(pod, pod["metadata"].get("labels", {}).get(REVISION_LABEL))
 
     def pinned_image(self, live: Manifest) -> str | None:
         return server_image(live["spec"]["template"])

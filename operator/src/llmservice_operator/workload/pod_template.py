@@ -36,6 +36,13 @@ READINESS_PROBE_PERIOD_SECONDS: Final = 5
 USER_ID: Final = 10001
 """UID of the server. Any unprivileged user works, because the image runs under every UID."""
 
+RESTRICTED_CONTAINER: Final = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+"""Security context of every container."""
+
 
 def build_pod_template(
     service: LLMService, settings: OperatorSettings, pin: EnginePin, revision_label: str
@@ -78,19 +85,24 @@ def _build_pod_spec(
 
 
 def _build_security_context(service: LLMService, settings: OperatorSettings) -> dict[str, Any]:
-    defaults = settings.server_defaults
-    own = {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
+    groups = settings.server_defaults.amd_groups
     is_amd = service.spec.accelerator.type is AcceleratorType.AMD
     return {
-        "runAsNonRoot": True,
-        **(own if defaults.user_ids == "Fixed" else {}),
+        **build_restricted_context(settings),
         # The device files of AMD GPUs belong to groups that each node defines. The device plugin
         # mounts the files without changing their groups.
-        **(
-            {"supplementalGroups": [*defaults.amd_groups]} if is_amd and defaults.amd_groups else {}
-        ),
+        **({"supplementalGroups": [*groups]} if is_amd and groups else {}),
         # Without this, the kubelet would change the owner of every file of a model at each start.
         "fsGroupChangePolicy": "OnRootMismatch",
+    }
+
+
+def build_restricted_context(settings: OperatorSettings) -> dict[str, Any]:
+    """Build the security context of a pod that runs as any user without privileges."""
+    own = {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
+    return {
+        "runAsNonRoot": True,
+        **(own if settings.server_defaults.user_ids == "Fixed" else {}),
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 
@@ -111,15 +123,11 @@ def _build_server_container(
         "args": build_engine_args(service, pin.version),
         "env": build_environment(service, settings),
         "ports": [
-            _port(names.API_PORT_NAME, names.API_PORT),
-            _port(names.MANAGEMENT_PORT_NAME, names.MANAGEMENT_PORT),
+            build_port(names.API_PORT_NAME, names.API_PORT),
+            build_port(names.MANAGEMENT_PORT_NAME, names.MANAGEMENT_PORT),
         ],
         **_build_probes(service.spec),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": RESTRICTED_CONTAINER,
         # After a crash without a termination message, the end of the log is in the pod's status.
         # The operator can read the status, but not the logs.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -133,30 +141,35 @@ def _build_server_container(
     return container
 
 
-def _port(name: str, number: int) -> dict[str, Any]:
+def build_port(name: str, number: int) -> dict[str, Any]:
     return {"name": name, "containerPort": number, "protocol": "TCP"}
 
 
 def _build_probes(spec: LLMServiceSpec) -> dict[str, Any]:
     ends = {"terminationGracePeriodSeconds": FAILED_PROBE_GRACE_SECONDS}
     failures = math.ceil(spec.startup.timeout_seconds / STARTUP_PROBE_PERIOD_SECONDS)
-    # A draining server fails its probe at once. If it is the only pod, or the only pod of a node
-    # that a load balancer still uses, proxies continue to send it requests while it counts as
-    # ready.
-    until_gone = math.ceil(spec.termination.pre_stop_seconds / READINESS_PROBE_PERIOD_SECONDS) + 1
     return {
         "startupProbe": ends
-        | _probe(names.STARTUP_PROBE_PATH, STARTUP_PROBE_PERIOD_SECONDS, failures),
+        | build_probe(names.STARTUP_PROBE_PATH, STARTUP_PROBE_PERIOD_SECONDS, failures),
         # The threshold is one minute. A server answers while its engine computes, but may be
         # delayed for a moment, and a restart would end every request in progress.
-        "livenessProbe": ends | _probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10),
-        "readinessProbe": _probe(
-            names.READINESS_PROBE_PATH, READINESS_PROBE_PERIOD_SECONDS, max(2, until_gone)
-        ),
+        "livenessProbe": ends | build_probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10),
+        "readinessProbe": build_readiness_probe(spec),
     }
 
 
-def _probe(path: str, period: int, failures: int, timeout: int = 5) -> dict[str, Any]:
+def build_readiness_probe(spec: LLMServiceSpec) -> dict[str, Any]:
+    """Build the probe of a server that fails it as soon as it drains."""
+    # If the server is the only pod, or the only pod of a node that a load balancer still uses,
+    # proxies continue to send it requests while it counts as ready.
+    until_gone = math.ceil(spec.termination.pre_stop_seconds / READINESS_PROBE_PERIOD_SECONDS) + 1
+    return build_probe(
+        names.READINESS_PROBE_PATH, READINESS_PROBE_PERIOD_SECONDS, max(2, until_gone)
+    )
+
+
+def build_probe(path: str, period: int, failures: int, timeout: int = 5) -> dict[str, Any]:
+    """Build a probe of the management port; times are in seconds."""
     return {
         "httpGet": {"path": path, "port": names.MANAGEMENT_PORT_NAME},
         "periodSeconds": period,

@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from llmservice_operator import names
-from llmservice_operator.children import Child
-from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES, Kind
 from operator_support.fault_flows import (
-    SERVED,
+    SERVED_KINDS,
     State,
     children_in,
     is_observed,
@@ -52,8 +51,8 @@ def test_a_child_of_every_kind_is_restored_with_few_writes(
         begin = max(each.at for each in proxy.requests())
         disturbed = 0
         for _ in range(CHURN_ROUNDS):
-            for child in SERVED:
-                disturbed += disturb(api, child, namespace)
+            for kind in SERVED_KINDS:
+                disturbed += disturb(api, kind, namespace)
                 until_restored(api, namespace, expected, within)
         until_settled(operator)
         done = [each for each in proxy.writes(begin) if each.status in (200, 201)]
@@ -64,16 +63,16 @@ def test_a_child_of_every_kind_is_restored_with_few_writes(
         assert written.total() - handed_over / 2 <= disturbed * WRITES[name], written
 
 
-def disturb(api: Api, child: Child, namespace: str) -> int:
+def disturb(api: Api, kind: Kind, namespace: str) -> int:
     """Relabel or delete each object of a kind; return the number of changes."""
-    live = api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR)
+    live = api.list_all(kind, namespace, labelSelector=names.CHILD_SELECTOR)
     for each in live:
         name = each["metadata"]["name"]
-        if child.kind is CLAIMS:  # a claim stays while a pod uses it
+        if kind is CLAIMS:  # a claim stays while a pod uses it
             without = {"metadata": {"labels": {names.SERVICE_LABEL: None}}}
-            api.patch(child.kind, namespace, name, without)
+            api.patch(kind, namespace, name, without)
         else:
-            api.delete(child.kind, namespace, name)
+            api.delete(kind, namespace, name)
     return len(live)
 
 

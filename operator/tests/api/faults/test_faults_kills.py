@@ -7,7 +7,7 @@ from typing import Any
 from llmservice_operator import names
 from llmservice_operator.kinds import LLMSERVICES
 from operator_support.fault_flows import (
-    SERVED,
+    SERVED_KINDS,
     State,
     children_in,
     is_observed,
@@ -64,14 +64,12 @@ class Churn:
 
     def check_nothing_was_made_twice(self) -> None:
         """Check that no child was created anew while its service existed."""
-        for child in SERVED:
-            found = self._api.list_all(
-                child.kind, self._namespace, labelSelector=names.CHILD_SELECTOR
-            )
+        for kind in SERVED_KINDS:
+            found = self._api.list_all(kind, self._namespace, labelSelector=names.CHILD_SELECTOR)
             for live in found:
                 metadata = live["metadata"]
                 for owner in metadata.get("ownerReferences", ()):
-                    same = child.kind.kind, metadata["name"], owner["uid"]
+                    same = kind.kind, metadata["name"], owner["uid"]
                     assert self._uids.setdefault(same, metadata["uid"]) == metadata["uid"], same
 
 

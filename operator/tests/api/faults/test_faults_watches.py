@@ -11,7 +11,7 @@ import pytest
 from llmservice_operator import names
 from llmservice_operator.kinds import CLAIMS, LLMSERVICES, SERVICES
 from operator_support.fault_flows import (
-    SERVED,
+    SERVED_KINDS,
     children_in,
     is_observed,
     owners_are_alive,
@@ -89,22 +89,22 @@ def test_no_child_is_wrong_for_longer_than_an_audit_when_events_are_lost_repeate
         eventually(lambda: is_observed(api, namespace), REPAIRED_WITHIN_SECONDS)
         until_settled(operator)
         expected = children_in(api, namespace)
-        assert {text.split()[0] for text in expected} == {child.kind.kind for child in SERVED}
+        assert {text.split()[0] for text in expected} == {kind.kind for kind in SERVED_KINDS}
         draw = random.Random(SEED)
         unreliable = proxy.faults.on_events = Unreliable(SEED)
         for _ in range(CHURN_ROUNDS):
-            for child in SERVED:
-                live = api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR)
+            for kind in SERVED_KINDS:
+                live = api.list_all(kind, namespace, labelSelector=names.CHILD_SELECTOR)
                 metadata = draw.choice(live)["metadata"]
                 # A claim stays while a pod uses it.
-                if draw.random() < 0.5 and child.kind is not CLAIMS:
-                    api.delete(child.kind, namespace, metadata["name"])
+                if draw.random() < 0.5 and kind is not CLAIMS:
+                    api.delete(kind, namespace, metadata["name"])
                 else:
                     # The label is random: if the same field changes every few seconds, the operator
                     # leaves it alone for a while.
                     label = draw.choice(sorted(metadata["labels"]))
                     without = {"metadata": {"labels": {label: None}}}
-                    api.patch(child.kind, namespace, metadata["name"], without)
+                    api.patch(kind, namespace, metadata["name"], without)
 
             def repaired() -> bool:
                 assert children_in(api, namespace) == expected
