@@ -12,6 +12,7 @@ sequence    bytes of the KV cache that vLLM reserves for one sequence of the max
 length      that length, in tokens
 in_flight   tokens that vLLM may have scheduled but not yet settled
 block       tokens in a block of the KV cache
+utilization default share of a GPU's memory that the engine uses
 """
 
 import json
@@ -93,6 +94,7 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
             "length": config.model_config.max_model_len,
             "in_flight": config.max_in_flight_tokens,
             "block": GPU_BLOCK_TOKENS,
+            "utilization": EngineArgs.gpu_memory_utilization,
         }
 
 

@@ -50,6 +50,13 @@ def test_a_request_takes_as_much_kv_cache_as_vllm_reserves(
     assert computed == pytest.approx(vllm["sequence"], rel=0.01)
 
 
+def test_the_engine_uses_the_planned_share_of_a_gpu_by_default(
+    measured: dict[str, dict[str, Any]],
+) -> None:
+    for vllm in measured.values():
+        assert vllm["utilization"] == UTILIZATION_PERCENT / 100
+
+
 @pytest.mark.parametrize("name", UNQUANTIZED)
 def test_the_weights_take_as_much_memory_as_in_vllm(
     name: str, measured: dict[str, dict[str, Any]]

@@ -9,6 +9,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.fields import timestamp
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.status import RolloutStatus
+from llmservice_operator.cluster.compact import Compactor
 from llmservice_operator.status import build_status
 from llmservice_operator.workload import (
     EnginePin,
@@ -17,6 +18,7 @@ from llmservice_operator.workload import (
     decide_rollout,
     observe_service,
 )
+from llmservice_operator.workload.refused_pods import fits_after_one_ends
 from operator_support.pods import (
     FULL_CACHE,
     RUNNING,
@@ -344,6 +346,26 @@ def test_an_old_pod_gives_way_to_one_that_a_quota_then_takes_and_to_no_other(
     assert (decision.status is not None) is gives_way
     ready = build_status(a_service(), PIN, found, NOW).status["conditions"][0]
     assert ready["reason"] == ("RolloutInPlace" if gives_way else "QuotaExceeded")
+
+
+def test_an_old_pod_frees_what_its_init_containers_and_sidecars_take_of_a_quota() -> None:
+    pod = an_old_pod(memory="4Gi")
+    pod["spec"]["overhead"] = {"memory": "1Gi"}
+    pod["spec"]["initContainers"] = [
+        {"name": "download", "resources": {"requests": {"memory": "9Gi"}}},
+        {"name": "proxy", "restartPolicy": "Always", "resources": {"requests": {"memory": "2Gi"}}},
+        {"name": "check", "resources": {"requests": {"memory": "6Gi"}}},
+    ]
+    pod = Compactor().compact({"apiVersion": "v1", "kind": "Pod", **pod})
+    # The download alone takes the most: 9 Gi, and 1 Gi of overhead.
+    for refused_memory, fits in (("10Gi", True), ("11Gi", False)):
+        message = over_quota(f"memory={refused_memory}", "memory=10Gi", "memory=10Gi")
+        assert fits_after_one_ends(message, [pod]) is fits
+    del pod["spec"]["initContainers"][0]
+    # Then the last init container and the sidecar take 8 Gi together.
+    for refused_memory, fits in (("9Gi", True), ("10Gi", False)):
+        message = over_quota(f"memory={refused_memory}", "memory=9Gi", "memory=9Gi")
+        assert fits_after_one_ends(message, [pod]) is fits
 
 
 def test_a_quota_that_refuses_is_given_as_long_as_a_gpu_that_is_missing() -> None:

@@ -223,19 +223,20 @@ class Cluster:
     def stop_daemon(self, name: str, wait_seconds: float = 10) -> None:
         """Stop a daemon and wait until it has ended. Do nothing if no such daemon was started.
 
-        A daemon that has not ended after `wait_seconds` is killed.
+        A daemon that has not ended after `wait_seconds` is killed. One that does not end within
+        the same time again raises a LocalkubeError.
         """
         pid_file = self.pids / f"{name}.pid"
         if not pid_file.exists():
             return
         pid = int(pid_file.read_text())
-        deadline = time.monotonic() + wait_seconds
-        wanted = signal.SIGTERM
+        begun = time.monotonic()
         while pid in cgroups.daemons(self.cgroup):
+            waited = time.monotonic() - begun
+            if waited > 2 * wait_seconds:
+                raise LocalkubeError(f"{name} (process {pid}) does not end, although it was killed")
             with suppress(ProcessLookupError):
-                os.kill(pid, wanted)
-            if time.monotonic() > deadline:
-                wanted = signal.SIGKILL
+                os.kill(pid, signal.SIGTERM if waited <= wait_seconds else signal.SIGKILL)
             time.sleep(0.05)
         pid_file.unlink()
 

@@ -101,11 +101,8 @@ def etcd(cluster: Cluster) -> list[str]:
     ]
 
 
-def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
-    """Return the API server's command line.
-
-    `without_proxy` is for a cluster without kube-proxy, in which Service addresses do not work.
-    """
+def api_server(cluster: Cluster) -> list[str]:
+    """Return the API server's command line."""
     pki = cluster.state / "pki"
     return [
         "kube-apiserver",
@@ -119,8 +116,6 @@ def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
         "--profiling=false",
         *_api_server_certificates(pki),
         *_aggregation(pki),
-        # The API server then connects to the endpoints of an aggregated API's Service object.
-        *(["--enable-aggregator-routing"] if without_proxy else []),
         # No DNS server here knows the name of a node, so `kubectl logs` needs the address.
         "--kubelet-preferred-address-types=InternalIP",
         f"--audit-policy-file={cluster.state / 'audit-policy.yaml'}",
@@ -146,7 +141,8 @@ def _api_server_certificates(pki: Path) -> list[str]:
 def _aggregation(pki: Path) -> list[str]:
     """Return the flags that let the API server identify itself and users to aggregated APIs."""
     return [
-        # Connect to the endpoints, because without nodes no kube-proxy routes a ClusterIP.
+        # Connect to the endpoints of an aggregated API, because without nodes no kube-proxy routes
+        # a ClusterIP.
         "--enable-aggregator-routing",
         f"--requestheader-client-ca-file={pki}/front-proxy-ca.crt",
         "--requestheader-allowed-names=front-proxy-client",

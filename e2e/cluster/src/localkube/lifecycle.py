@@ -91,9 +91,7 @@ def _start(cluster: Cluster, nodes: int, api_only: bool) -> None:
         _write_configuration(cluster, nodes)
     with step("API server"):
         cluster.start_daemon("etcd", control_plane.etcd(cluster))
-        cluster.start_daemon(
-            "kube-apiserver", control_plane.api_server(cluster, without_proxy=api_only)
-        )
+        cluster.start_daemon("kube-apiserver", control_plane.api_server(cluster))
         for each in members:
             node.write_configuration(each)
         _wait_for_api_server(cluster)

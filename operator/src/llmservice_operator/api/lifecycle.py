@@ -165,7 +165,7 @@ class RolloutStrategy(Fields):
     fails. A rollout fails if it is stuck, or if a new replica that cannot start, or that exits
     with an error, is still not ready after 30 seconds. The condition Ready then has the reason
     RolledBack, until a change of the spec changes the pods. All other objects follow the spec.
-    With false, the rollout stops and the old replicas continue to serve."""
+    With false, the rollout waits for the new replica, and the old replicas continue to serve."""
 
     rules: ClassVar = (
         _rolling_update_only("maxSurge", "max_surge"),

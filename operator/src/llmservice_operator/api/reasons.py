@@ -55,7 +55,8 @@ class Reason(StrEnum):
         Source.COUNTS,
         "No replica is desired: spec.replicas is 0, or another client has scaled the Deployment to "
         "0.",
-        "Set spec.replicas to 1 or more to serve the model.",
+        "Set spec.replicas to 1 or more to serve the model. With spec.autoscaling, scale the "
+        "Deployment itself to 1 (kubectl scale); the autoscaler then takes over again.",
         is_normal=True,
     )
     SUSPENDED = Facts(
@@ -226,9 +227,9 @@ class Reason(StrEnum):
         "HubUnreachable",
         "The hub does not answer, and the model is not in the cache. Or the object store does not "
         "answer.",
-        "Check the network of the pods, or set the chart value model.hubEndpoint to a mirror. The "
-        "NetworkPolicy of the pods allows DNS and public addresses at port 443; "
-        "spec.networkPolicy changes it.",
+        "Check the network of the pods, or set spec.model.hubEndpoint, or the chart value "
+        "model.hubEndpoint, to a mirror. The NetworkPolicy of the pods allows DNS and public "
+        "addresses at port 443; spec.networkPolicy changes it.",
     )
     REMOTE_CODE_REFUSED = from_model_server(
         "RemoteCodeRefused",
@@ -271,7 +272,8 @@ class Reason(StrEnum):
         "The model was not loaded within spec.startup.timeoutSeconds, and the kubelet restarted "
         "the container.",
         "Raise spec.startup.timeoutSeconds, choose a smaller or quantized model, or bring the "
-        "model nearer: a claim (pvc://), or a mirror of the hub (chart value model.hubEndpoint).",
+        "model nearer: a claim (pvc://), or a mirror of the hub (spec.model.hubEndpoint, or the "
+        "chart value model.hubEndpoint).",
     )
     SECRET_MISSING = from_model_server(
         "SecretMissing",

@@ -12,14 +12,14 @@ HUB_OVERLOADED: Final[Facts] = from_model_server(
     "HubOverloaded",
     "The hub limits the rate of requests or is overloaded, and the model is not in the cache.",
     "Name a Secret with a token in spec.model.credentialsSecretRef, because the hub grants more "
-    "requests with one. Or set the chart value model.hubEndpoint to a mirror. With a claim in "
-    "spec.model.cache, only one replica downloads.",
+    "requests with one. Or set spec.model.hubEndpoint, or the chart value model.hubEndpoint, to a "
+    "mirror. With a claim in spec.model.cache, only one replica downloads.",
 )
 HUB_BROKEN: Final[Facts] = from_model_server(
     "HubBroken",
     "The hub answers with an internal error, and the model is not in the cache.",
     "Wait: the server starts again. If this continues, look at the status page of the hub, or set "
-    "the chart value model.hubEndpoint to a mirror.",
+    "spec.model.hubEndpoint, or the chart value model.hubEndpoint, to a mirror.",
 )
 PROXY_REFUSED: Final[Facts] = from_model_server(
     "ProxyRefused",

@@ -32,6 +32,7 @@ _POD_METADATA: Final = (
 _POD_STATUS: Final = ("phase", "reason", "message", "podIP", "startTime")
 _CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime")
 _CONTAINER: Final = ("name", "resources", "startupProbe")
+_INIT_CONTAINER: Final = ("resources", "restartPolicy")
 _VOLUME: Final = ("persistentVolumeClaim",)
 _CONTAINER_STATUS: Final = (
     "name",
@@ -42,6 +43,11 @@ _CONTAINER_STATUS: Final = (
     "ready",
     "started",
 )
+_POD_SPEC_LISTS: Final = {
+    "containers": _CONTAINER,
+    "initContainers": _INIT_CONTAINER,
+    "volumes": _VOLUME,
+}
 _POD_LISTS: Final = {
     "conditions": _CONDITION,
     "containerStatuses": _CONTAINER_STATUS,
@@ -131,7 +137,7 @@ def _pod(manifest: Manifest) -> Manifest:
     if annotations:
         found["metadata"]["annotations"] = annotations
     for part, texts, lists in (
-        ("spec", ("nodeName",), {"containers": _CONTAINER, "volumes": _VOLUME}),
+        ("spec", ("nodeName", "overhead"), _POD_SPEC_LISTS),
         ("status", _POD_STATUS, _POD_LISTS),
     ):
         if part in manifest:

@@ -75,12 +75,29 @@ def _fits(
 
 
 def _amount_of(pod: Manifest, resource: str) -> Decimal:
-    """Return the amount of a quota's resource that a pod uses."""
+    """Return the amount of a quota's resource that a pod uses.
+
+    Sidecars run together with the containers. Other init containers run before them, one after
+    another.
+    """
     if resource in ("pods", "count/pods"):
         return Decimal(1)
     kind, _, name = resource.partition(".")
     if kind not in ("requests", "limits"):
         kind, name = "requests", resource
-    containers: list[dict[str, Any]] = pod.get("spec", {}).get("containers", [])
-    amounts = ((each.get("resources") or {}).get(kind) or {} for each in containers)
-    return sum((quantity_value(each.get(name, 0)) or Decimal() for each in amounts), Decimal())
+
+    def amount(container: dict[str, Any]) -> Decimal:
+        amounts = (container.get("resources") or {}).get(kind) or {}
+        return quantity_value(amounts.get(name, 0)) or Decimal()
+
+    spec = pod.get("spec") or {}
+    sidecars = most_at_start = Decimal()
+    for container in spec.get("initContainers") or []:
+        if container.get("restartPolicy") == "Always":
+            sidecars += amount(container)
+            most_at_start = max(most_at_start, sidecars)
+        else:
+            most_at_start = max(most_at_start, sidecars + amount(container))
+    running = sidecars + sum(map(amount, spec.get("containers") or []), Decimal())
+    overhead = quantity_value((spec.get("overhead") or {}).get(name, 0)) or Decimal()
+    return max(running, most_at_start) + overhead
