@@ -85,6 +85,19 @@ class _Adapter(_Answer):
     message: Annotated[str, Field(max_length=512)] = ""
 
 
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class ReplicaIdentity(_Answer):
+    """The pod that answered a scrape. An address can belong to another pod a moment later."""
+
+    namespace: Name
+    service: Name
+    """Name of the LLMService."""
+    pod: Name
+    uid: Name
+
+
 class UsageReport(_Answer):
     """The body of `GET /autoscale`."""
 
@@ -92,12 +105,16 @@ class UsageReport(_Answer):
     counters: Annotated[_Delays, PlainValidator(_COUNTERS.model_validate)]
     running: Annotated[int, Field(ge=0)]
     waiting: Annotated[int, Field(ge=0)]
+    queued_prompt_tokens: Amount | None = None
+    left_prompt_tokens: Amount | None = None
     kv_tokens: Amount
     kv_capacity_tokens: Amount
     max_sequences: Annotated[int, Field(ge=0)]
     max_step_tokens: Annotated[int, Field(ge=0)]
     engines: Annotated[int, Field(ge=1)] = 1
     phase: Annotated[str, Field(max_length=32)]
+    draining: bool = False
+    replica: ReplicaIdentity | None = None
     gpu_duty_cycle_percent: Amount | None = None
     adapters: tuple[_Adapter, ...] | None = None
 
@@ -115,6 +132,8 @@ class UsageReport(_Answer):
             max_sequences=self.max_sequences,
             max_step_tokens=self.max_step_tokens,
             engines=self.engines,
+            queued_prompt_tokens=self.queued_prompt_tokens,
+            left_prompt_tokens=self.left_prompt_tokens,
         )
 
     @property
@@ -144,6 +163,10 @@ class EngineAnswer:
     phase: str
     elapsed_seconds: float
     snapshot: Snapshot
+    is_draining: bool = False
+    """Whether the server refuses new requests now or soon."""
+    replica: ReplicaIdentity | None = None
+    """Identity of the server; None if an older server does not report it."""
     latencies: Latencies | None = None
     """Cumulative histograms; None if the server does not report them."""
     gpu_duty_cycle_percent: float | None = None
@@ -187,6 +210,8 @@ class EngineMetrics:
             phase=probe.phase if probe else report.phase,
             elapsed_seconds=probe.elapsed_seconds if probe else max(0.0, now - report.started),
             snapshot=report.snapshot(now),
+            is_draining=report.draining or report.phase == "draining",
+            replica=report.replica,
             latencies=report.latencies,
             gpu_duty_cycle_percent=report.gpu_duty_cycle_percent,
             downloaded_bytes=download.bytes_done if download else None,

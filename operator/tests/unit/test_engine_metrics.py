@@ -71,6 +71,39 @@ async def test_a_server_that_is_too_old_for_latencies_and_engines_is_understood(
     assert answer.snapshot.engines == 1
 
 
+async def test_a_server_tells_who_it_is_and_what_it_has_left(
+    engine: Engine, metrics: EngineMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = {"namespace": "models", "service": "chat", "pod": "chat-1", "uid": "u-1"}
+    work = {"queuedPromptTokens": 300, "leftPromptTokens": 1200}
+    told = engine.autoscale() | work | {"draining": True, "replica": replica}
+    monkeypatch.setattr(engine, "autoscale", lambda: told)
+
+    answer = await metrics.ask(engine.address, is_ready=True)
+
+    assert answer is not None
+    assert answer.replica is not None
+    assert answer.replica.model_dump() == replica
+    assert answer.is_draining
+    snapshot = answer.snapshot
+    assert (snapshot.queued_prompt_tokens, snapshot.left_prompt_tokens) == (300, 1200)
+
+
+@pytest.mark.parametrize(("phase", "is_draining"), [("ready", False), ("draining", True)])
+async def test_a_server_that_is_too_old_to_tell_its_work_drains_by_its_phase(
+    engine: Engine, metrics: EngineMetrics, phase: str, is_draining: bool
+) -> None:
+    engine.phase = phase
+
+    answer = await metrics.ask(engine.address, is_ready=True)
+
+    assert answer is not None
+    assert answer.is_draining is is_draining
+    assert answer.replica is None
+    assert answer.snapshot.left_prompt_tokens is None
+    assert answer.snapshot.queued_prompt_tokens is None
+
+
 PROBES = {
     f"{folder.name}: {name}": body
     for folder in sorted(RECORDED.glob("server_v*"))
@@ -108,6 +141,8 @@ async def test_a_probe_of_every_released_server_is_understood(
         {"maxSequences": None},
         {"phase": "x" * 70_000},
         {"counters": {}},
+        {"leftPromptTokens": -1},
+        {"replica": {"namespace": "models"}},
     ],
 )
 async def test_an_impossible_report_is_ignored(

@@ -320,6 +320,13 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
     return ObservedLLM
 
 
+def prompts_without_token(llm: Any) -> Iterator[int]:
+    """Yield the prompt length of each sequence without a first token, in order of arrival."""
+    for state in llm.output_processor.request_states.values():
+        if state.is_prefilling:
+            yield state.prompt_len
+
+
 def report_aborts(vllm: Vllm, llm: Any) -> None:
     """Report an abort by the engine as an error of the request, not as the end of its answer.
 

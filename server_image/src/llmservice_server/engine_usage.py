@@ -8,9 +8,11 @@ import math
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from llmservice_server.prompt_progress import PromptProgress
 
 LENGTH_BUCKETS = 21
 """Number of buckets for lengths in tokens. Bucket i counts lengths in (2**(i-1), 2**i]. The last
@@ -133,6 +135,7 @@ class _Engine:
     kv_tokens: float = 0.0
     next_began: float | None = None
     """Start time of the engine's next step; None if the engine had no work."""
+    progress: PromptProgress = field(default_factory=PromptProgress)
 
 
 class EngineUsage:
@@ -150,6 +153,8 @@ class EngineUsage:
         self.limits = EngineLimits()
         self.unfinished: Callable[[], int] = lambda: 0
         """Returns the number of sequences that the engine has accepted and not finished."""
+        self.prompts: Callable[[], Iterable[int]] = lambda: ()
+        """Returns the prompt length of each sequence without a first token, the oldest first."""
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
         """Returns the mean duty cycle of the GPUs; None without GPUs or without a reading. The call
         may take long."""
@@ -199,10 +204,11 @@ class EngineUsage:
     def record(self, scheduler: Any | None, iteration: Any | None, engine: int = 0) -> None:
         """Add vLLM's statistics of one step of one engine; either part may be missing."""
         now, state = self._clock(), self._engines[engine]
-        prefill, decoded, gaps = 0, 0, ()
+        prefill, decoded, gaps, completed, begun_to_decode = 0, 0, (), 0, 0
         if iteration is not None:
             prompt = iteration.prompt_token_stats
             prefill = prompt.computed
+            completed = prefill + prompt.cached_tokens
             self.counters.prompt_tokens_computed += prefill
             self.counters.prompt_tokens_cached += prompt.cached_tokens
             self.counters.generated_tokens += iteration.num_generation_tokens
@@ -211,12 +217,17 @@ class EngineUsage:
             decoded = iteration.num_generation_tokens - first_tokens
             for request in iteration.finished_requests:
                 self.counters.finish(request, self._objectives)
+            begun_to_decode = first_tokens - len(iteration.finished_requests)
         sequences = len(gaps)
         if details := getattr(scheduler, "iteration_details", None):
             # The statistics of a prompt come with its first token. A prompt can take several steps,
             # if it is long or if the first step is nearly full. Only the details of the steps show
             # this.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
+        state.progress.step(prefill, _found_in_cache(scheduler), completed)
+        if scheduler is not None and scheduler.num_running_reqs <= sequences + begun_to_decode:
+            # Every running sequence has its first token.
+            state.progress.clear()
         seconds = _step_seconds(gaps, state.next_began, now)
         # Sequences without a new token are being recomputed after they lost their KV cache. A step
         # with only such sequences is left out.
@@ -245,10 +256,22 @@ class EngineUsage:
         """Return the number of sequences that wait for the engine, as of its last step."""
         return max(0, self.unfinished() - sum(each.running for each in self._engines.values()))
 
+    def _prompt_tokens(self) -> tuple[int, int]:
+        """Return the prompt tokens that wait, and those that the engines still have to compute.
+
+        The newest sequences are those that wait, because the engine begins with the oldest.
+        """
+        lengths = list(self.prompts())
+        begun = max(0, len(lengths) - self.waiting())
+        queued = sum(lengths[begun:])
+        done = sum(engine.progress.tokens for engine in self._engines.values())
+        return queued, queued + max(0, sum(lengths[:begun]) - done)
+
     def report(self) -> dict[str, object]:
-        """Return the body of /autoscale without the phase and the duty cycle of the GPUs."""
+        """Return the part of the body of /autoscale that comes from the engine."""
         engines = list(self._engines.values())
         running = sum(engine.running for engine in engines)
+        queued, left = self._prompt_tokens()
         adapters = self.adapters()
         return {
             "started": self._started,
@@ -256,6 +279,8 @@ class EngineUsage:
             | {"steps": {"moments": list(self.counters.steps)}},
             "running": running,
             "waiting": self.waiting(),
+            "queuedPromptTokens": queued,
+            "leftPromptTokens": left,
             "kvTokens": sum(engine.kv_tokens for engine in engines),
             "kvCapacityTokens": self.limits.engines * self.limits.kv_capacity_tokens,
             "engines": self.limits.engines,
@@ -263,6 +288,13 @@ class EngineUsage:
             "maxStepTokens": self.limits.max_step_tokens,
             **({} if adapters is None else {"adapters": adapters}),
         }
+
+
+def _found_in_cache(scheduler: Any | None) -> int:
+    """Return the prompt tokens that the sequences begun since the last step have in a cache."""
+    local = getattr(scheduler, "prefix_cache_stats", None)
+    connected = getattr(scheduler, "connector_prefix_cache_stats", None)
+    return sum(stats.hits for stats in (local, connected) if stats is not None)
 
 
 def _step_seconds(gaps: Any, began: float | None, now: float) -> float | None:

@@ -5,6 +5,7 @@ import logging
 import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,13 @@ from llmservice_server.compat import (
 )
 from llmservice_server.context_limit import cap_answers
 from llmservice_server.download import ModelDownload, hub_model, use_cache_only
-from llmservice_server.engine import Engine, observed_llm, report_aborts, step_recorder
+from llmservice_server.engine import (
+    Engine,
+    observed_llm,
+    prompts_without_token,
+    report_aborts,
+    step_recorder,
+)
 from llmservice_server.engine_usage import EngineLimits, EngineUsage
 from llmservice_server.failures import (
     StartRefused,
@@ -125,6 +132,7 @@ async def load_engine(
     read_environment_once()
     report_aborts(vllm, llm)
     usage.unfinished = llm.get_num_unfinished_requests
+    usage.prompts = partial(prompts_without_token, llm)
     usage.limits = _limits(llm)
     return Engine(vllm, llm, arguments)
 

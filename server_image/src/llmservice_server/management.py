@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from llmservice_server.engine_usage import EngineUsage
 from llmservice_server.errors import error_response
-from llmservice_server.lifecycle import Lifecycle
+from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management_thread import run_in
 
 _USAGE_SECONDS = 1.5
@@ -21,11 +21,14 @@ def create_management_app(
     registry: CollectorRegistry,
     usage: EngineUsage,
     api_loop: asyncio.AbstractEventLoop,
+    identity: dict[str, str] | None = None,
 ) -> FastAPI:
     """Return the application. The body of every probe contains the phase and its age.
 
-    `api_loop` is the event loop that updates the counters of `usage`.
+    `api_loop` is the event loop that updates the counters of `usage`. `identity` names the replica;
+    None outside Kubernetes.
     """
+    of_replica = {} if identity is None else {"replica": identity}
     app = FastAPI(title="Management", openapi_url=None)
 
     def probe(ok: bool) -> Response:
@@ -58,6 +61,9 @@ def create_management_app(
             report = await run_in(api_loop, usage.report, _USAGE_SECONDS)
         except TimeoutError:
             return error_response("the API is busy; its counters cannot be read now", 503)
-        return JSONResponse(report | gpus | {"phase": lifecycle.phase.value})
+        phase = lifecycle.phase
+        is_ending = phase in (Phase.DRAINING, Phase.FAILED)
+        state = {"phase": phase.value, "draining": is_ending}
+        return JSONResponse(report | gpus | of_replica | state)
 
     return app

@@ -93,7 +93,11 @@ class Server:
         self._lifecycle.api_hang_seconds = self._settings.engine_hang_seconds
         beating = asyncio.ensure_future(beat(self._lifecycle))
         management_app = create_management_app(
-            self._lifecycle, REGISTRY, self._usage, asyncio.get_running_loop()
+            self._lifecycle,
+            REGISTRY,
+            self._usage,
+            asyncio.get_running_loop(),
+            self._settings.identity,
         )
         management_socket = bind(self._settings.management_port)
         management = ManagementThread(lambda: Listener(management_app, management_socket))

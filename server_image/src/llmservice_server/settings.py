@@ -146,6 +146,19 @@ class ServerSettings(BaseSettings):
     smoke_test_timeout_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds until the answer to the smoke test is complete."""
 
+    replica_namespace: str | None = None
+    """Namespace of the replica's pod. With the next three settings, it is the replica's identity in
+    /autoscale. A pod gets them from the downward API."""
+
+    replica_service: str | None = None
+    """Name of the replica's LLMService."""
+
+    replica_pod: str | None = None
+    """Name of the replica's pod."""
+
+    replica_uid: str | None = None
+    """UID of the replica's pod. It differs even if a later pod has the same name or address."""
+
     termination_log: Path = Path("/dev/termination-log")
     """File of the termination message that the kubelet reads; used only if it can be written."""
 
@@ -175,6 +188,18 @@ class ServerSettings(BaseSettings):
             return cls(**source())
         except ValidationError as error:
             raise InvalidSetting("; ".join(map(_refusal, error.errors()))) from None
+
+    @property
+    def identity(self) -> dict[str, str] | None:
+        """Identity of the replica; None outside Kubernetes."""
+        parts = {
+            "namespace": self.replica_namespace,
+            "service": self.replica_service,
+            "pod": self.replica_pod,
+            "uid": self.replica_uid,
+        }
+        known = {name: value for name, value in parts.items() if value is not None}
+        return known if len(known) == len(parts) else None
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:

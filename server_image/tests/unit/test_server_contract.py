@@ -28,6 +28,7 @@ from llmservice_server.management import create_management_app
 from llmservice_server.settings import ServerSettings
 from server_support.in_process import Client, make_management
 
+IDENTITY = {"namespace": "models", "service": "chat", "pod": "chat-1", "uid": "u-1"}
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
 
@@ -58,8 +59,13 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
             names.SMOKE_TEST_EXPECT_ENV: "(?i)world",
             names.SMOKE_TEST_TIMEOUT_SECONDS_ENV: "9",
             names.ADAPTERS_FILE_ENV: "/adapters.json",
+            names.REPLICA_NAMESPACE_ENV: "models",
+            names.REPLICA_SERVICE_ENV: "chat",
+            names.REPLICA_POD_ENV: "chat-1",
+            names.REPLICA_UID_ENV: "u-1",
         }
     )
+    assert settings.identity == IDENTITY
     assert settings.adapters_file == Path("/adapters.json")
     assert (settings.api_port, settings.management_port) == (1, 2)
     assert (settings.pre_stop_seconds, settings.drain_timeout_seconds) == (3, 4)
@@ -148,6 +154,7 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
     usage = EngineUsage(Objectives(ttft=0.5, itl=0.05), now=lambda: 1000.0)
     usage.limits = EngineLimits(16, 2048, 1000, engines=2)
     usage.unfinished = lambda: 3
+    usage.prompts = lambda: [100, 20]
     usage.gpu_duty_cycle_percent = lambda: 90.0
     # Every counter has a different value, so that no counter can be confused with another.
     for number, name in enumerate(vars(usage.counters), 1):
@@ -156,7 +163,8 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
         setattr(usage.counters, name, [number] * len(before) if is_list else number)
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
-    app = create_management_app(lifecycle, CollectorRegistry(), usage, asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    app = create_management_app(lifecycle, CollectorRegistry(), usage, loop, IDENTITY)
 
     body = json.loads((await Client(app).get("/autoscale")).body)
 
@@ -165,7 +173,11 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
         body.pop("counters")
     )
     assert report.model_dump(by_alias=True, exclude={"counters"}, exclude_unset=True) == body
-    read = asdict(report.snapshot(now=1060.0).counters)
+    assert report.replica is not None
+    assert report.replica.model_dump() == IDENTITY
+    snapshot = report.snapshot(now=1060.0)
+    assert (snapshot.queued_prompt_tokens, snapshot.left_prompt_tokens) == (120, 120)
+    read = asdict(snapshot.counters)
     assert report.latencies is not None
     read |= {f"{name}_milliseconds": it for name, it in asdict(report.latencies).items()}
     assert {name: _plain(it) for name, it in read.items()} == vars(usage.counters)

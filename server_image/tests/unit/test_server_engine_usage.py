@@ -1,68 +1,15 @@
 import asyncio
 import json
 import threading
-from dataclasses import dataclass, field
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
+from llmservice_server.engine_usage import EngineLimits, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
-from server_support.in_process import Client
-
-
-class Engine:
-    """A clock and a number of unfinished requests, both of which the test sets."""
-
-    def __init__(self, objectives: Objectives | None = None) -> None:
-        self.seconds = 100.0
-        self.unfinished = 0
-        self.usage = EngineUsage(objectives or Objectives(), lambda: self.seconds, lambda: 1e9)
-        self.usage.limits = EngineLimits(16, 2048, 1000)
-        self.usage.unfinished = lambda: self.unfinished
-
-    def arrive(self, tokens: int, sequences: int = 1) -> None:
-        self.unfinished += sequences
-        self.usage.arrive(tokens, sequences)
-
-
-@dataclass
-class Prompt:
-    computed: int = 0
-    cached_tokens: int = 0
-
-
-@dataclass
-class Finished:
-    finish_reason: str = "length"
-    num_generation_tokens: int = 5
-    e2e_latency: float = 1.0
-    decode_time: float = 0.5
-    mean_time_per_output_token: float = 0.1
-
-
-@dataclass
-class Iteration:
-    prompt_token_stats: Prompt = field(default_factory=Prompt)
-    num_generation_tokens: int = 0
-    inter_token_latencies_iter: list[float] = field(default_factory=list)
-    time_to_first_tokens_iter: list[float] = field(default_factory=list)
-    finished_requests: list[Finished] = field(default_factory=list)
-
-
-@dataclass
-class StepDetails:
-    num_ctx_tokens: int
-    num_generation_requests: int
-
-
-@dataclass
-class Scheduler:
-    num_running_reqs: int = 0
-    num_waiting_reqs: int = 0
-    kv_cache_usage: float = 0.0
-    iteration_details: StepDetails | None = None
+from server_support.in_process import Client, make_management
+from server_support.steps import Engine, Finished, Iteration, Prompt, Scheduler, StepDetails
 
 
 def counters(engine: Engine) -> dict[str, object]:
@@ -365,8 +312,23 @@ async def test_is_served_on_the_management_port_with_the_phase() -> None:
 
     assert answer.status == 200
     told = json.loads(json.dumps(engine.usage.report()))
-    assert answer.json() == {**told, "gpuDutyCyclePercent": None, "phase": "ready"}
+    phase = {"phase": "ready", "draining": False}
+    assert answer.json() == {**told, "gpuDutyCyclePercent": None, **phase}
     assert answer.json()["started"] == 1e9
+
+
+@pytest.mark.parametrize(
+    ("phase", "is_draining"),
+    [(Phase.LOADING, False), (Phase.READY, False), (Phase.DRAINING, True), (Phase.FAILED, True)],
+)
+async def test_a_server_that_ends_tells_it_before_its_pod_is_unready(
+    phase: Phase, is_draining: bool
+) -> None:
+    lifecycle = Lifecycle()
+    lifecycle.enter(phase)
+    report = (await Client(make_management(lifecycle)).get("/autoscale")).json()
+    assert report["draining"] is is_draining
+    assert "replica" not in report
 
 
 def test_latencies_of_answers_are_counted_by_quarters_of_a_doubling() -> None:

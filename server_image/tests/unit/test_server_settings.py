@@ -32,6 +32,10 @@ def test_reads_every_setting_from_its_variable() -> None:
             "LLMSERVICE_SMOKE_TEST_PROMPT": "2 + 2 =",
             "LLMSERVICE_SMOKE_TEST_EXPECT": "^ ?4",
             "LLMSERVICE_SMOKE_TEST_TIMEOUT_SECONDS": "20",
+            "LLMSERVICE_REPLICA_NAMESPACE": "models",
+            "LLMSERVICE_REPLICA_SERVICE": "chat",
+            "LLMSERVICE_REPLICA_POD": "chat-1",
+            "LLMSERVICE_REPLICA_UID": "u-1",
             "LLMSERVICE_TERMINATION_LOG": "/tmp/why",
         }
     )
@@ -55,6 +59,10 @@ def test_reads_every_setting_from_its_variable() -> None:
         smoke_test_prompt="2 + 2 =",
         smoke_test_expect="^ ?4",
         smoke_test_timeout_seconds=20.0,
+        replica_namespace="models",
+        replica_service="chat",
+        replica_pod="chat-1",
+        replica_uid="u-1",
         termination_log=Path("/tmp/why"),
     )
 
@@ -133,3 +141,8 @@ def test_other_variables_of_the_pod_are_not_settings() -> None:
         "llmservice_api_port": "2",
     }
     assert ServerSettings.from_environment(environment) == ServerSettings()
+
+
+def test_a_server_that_does_not_know_its_whole_identity_has_none() -> None:
+    assert ServerSettings().identity is None
+    assert ServerSettings(replica_pod="chat-1", replica_uid="u-1").identity is None

@@ -31,6 +31,13 @@ look up the name of the user."""
 
 _NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
+_OF_THE_POD: Final = {
+    names.REPLICA_NAMESPACE_ENV: "metadata.namespace",
+    names.REPLICA_POD_ENV: "metadata.name",
+    names.REPLICA_UID_ENV: "metadata.uid",
+}
+"""Variables with fields of the pod, by which a replica tells its identity. A router then notices
+when another pod has taken over an address."""
 
 MEBIBYTE: Final = 1024**2
 
@@ -52,6 +59,7 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         names.DRAIN_TIMEOUT_SECONDS_ENV: str(termination.drain_timeout_seconds),
         **_limits(service),
         **_smoke_test(service),
+        names.REPLICA_SERVICE_ENV: service.metadata.name,
         **_IDENTITY,
         **_CACHES,
         **_NO_TELEMETRY,
@@ -81,6 +89,10 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
     environment: list[dict[str, Any]] = [
         {"name": name, "value": value} for name, value in values.items()
     ]
+    environment.extend(
+        {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+        for name, path in _OF_THE_POD.items()
+    )
     token = service.spec.model.credentials_secret_ref
     if token is not None:
         reference = {"name": token.name, "key": token.key}
