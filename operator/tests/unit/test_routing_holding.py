@@ -192,3 +192,30 @@ def test_requests_past_their_deadline_and_requests_whose_client_left_are_forgott
     assert made._queues == {}
     assert made._held == {}
     assert made._bytes == 0
+
+
+def test_a_held_request_whose_warm_replica_is_free_goes_before_one_whose_replica_is_not() -> None:
+    made = holding("a", "b")
+    earlier = [request(1.5), request(1.5)]
+    picks = [made.pick(each, 0.0) for each in earlier]
+    assert [each and each.replica for each in picks] == ["a", "b"]
+    finish(made, [each.number for each in earlier], 0.1)
+    busy = request(0.9)
+    made.router.replicas["a"].is_draining = True
+    assert made.pick(busy, 0.1) is not None
+    made.router.replicas["b"].is_draining = True
+    of_b, of_a = (request()._replace(prompt=each.prompt) for each in reversed(earlier))
+    for each in (of_b, of_a):
+        assert made.pick(each, 0.1) is None
+    for replica in made.router.replicas.values():
+        replica.is_draining = False
+    assert released(made, 0.1)[0] == of_a.number
+
+
+def test_the_first_held_request_is_not_passed_for_ever() -> None:
+    made = holding()
+    cold = request(0.5)
+    made.pick(cold, 0.0)
+    made._passed = HELD_TURN
+    made.router.hear("a", replace(REPORT, at=1.0), CACHE_TOKENS)
+    assert released(made, 1.0)[0] == cold.number

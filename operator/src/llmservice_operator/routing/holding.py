@@ -7,8 +7,10 @@ held one, so that a long overload stops none of them.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
+from itertools import islice, zip_longest
 from math import inf
 from typing import Final, NamedTuple
 
@@ -23,6 +25,9 @@ its next request arrives."""
 HELD_TURN: Final = 32
 """While requests are held, at least one of so many dispatches is a held one."""
 
+
+CANDIDATES: Final = 8
+"""Held requests among which one with a warm replica is sought."""
 
 LONG_PROMPT: Final = 0.25
 """Share of the limit of the time until the first token for which a long prompt may wait."""
@@ -62,8 +67,11 @@ class _Queue:
             self.given[request.key] = min(self.given.values(), default=0.0)
         self.of_key[request.key].append(request)
 
-    def first(self) -> Request:
-        return self.of_key[min(self.given, key=self.given.__getitem__)][0]
+    def first(self, number: int) -> list[Request]:
+        """Return at most `number` requests in the order in which they should be sent."""
+        keys = nsmallest(number, self.given, key=self.given.__getitem__)
+        rounds = zip_longest(*(islice(self.of_key[key], number) for key in keys))
+        return [each for turn in rounds for each in turn if each is not None][:number]
 
     def give(self, request: Request) -> None:
         self.given[request.key] += max(request.prompt.size, 1)
@@ -131,16 +139,33 @@ class Holding:
         replica that was given a request is no longer free.
         """
         while self._held:
-            queue = self._queues[max(self._queues)]
-            request = queue.first()
-            most_wait = inf if self._passed >= HELD_TURN else FREE_SECONDS
-            choice = self.router.choose(request.prompt, now, most_wait)
-            if choice is None:
+            candidates = self._queues[max(self._queues)].first(CANDIDATES)
+            found = self._next(candidates, now)
+            if found is None:
                 return
-            self._passed = 0
-            queue.give(request)
+            request, choice = found
+            self._passed = 0 if request is candidates[0] else self._passed + 1
+            self._queues[request.priority].give(request)
             self._forget(request)
             yield request, self.router.send(request.number, request.prompt, choice)
+
+    def _next(self, candidates: Sequence[Request], now: float) -> tuple[Request, Choice] | None:
+        """Return the held request that goes now, and its replica.
+
+        That is the first one whose best replica is free, because a replica needs less time for a
+        prompt whose prefix it has cached. If there is none, the first one goes to any free replica.
+        """
+        if self._passed >= HELD_TURN:
+            choice = self.router.choose(candidates[0].prompt, now)
+        elif not self.router.has_free(now, FREE_SECONDS):
+            return None
+        else:
+            for request in candidates:
+                choice = self.router.choose(request.prompt, now)
+                if choice is not None and choice.starts_within(FREE_SECONDS):
+                    return request, choice
+            choice = self.router.choose(candidates[0].prompt, now, FREE_SECONDS)
+        return None if choice is None else (candidates[0], choice)
 
     def expired(self, now: float) -> list[Request]:
         """Remove the held requests whose deadline has passed, and return them."""

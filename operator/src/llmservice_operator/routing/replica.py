@@ -90,6 +90,10 @@ class Replica:
     """Time since when the first waiting request is computed."""
     _waiting_tokens: float = 0.0
     """Expected prompt tokens to compute of all waiting requests."""
+    _waiting_kv: float = 0.0
+    """Expected prompt tokens of all waiting requests, cached ones included."""
+    _running_kv: float = 0.0
+    """Expected prompt tokens of all running requests."""
     _promised_tokens: float = 0.0
     """Cached tokens that the index promised for requests that started since the last report."""
     _cached_tokens: float = 0.0
@@ -170,6 +174,7 @@ class Replica:
             corrected = each._replace(tokens=tokens, uncached=max(uncached, 1.0))
             self.waiting[number] = corrected
             self._waiting_tokens += corrected.uncached - each.uncached
+            self._waiting_kv += corrected.tokens - each.tokens
         if begun and mine[0][0] in self.waiting:
             self._head_since = report.at
 
@@ -191,6 +196,7 @@ class Replica:
             self._head_since = dispatch.sent
         self.waiting[number] = dispatch
         self._waiting_tokens += dispatch.uncached
+        self._waiting_kv += dispatch.tokens
         self._sent_bytes += dispatch.size
 
     def started(self, number: int, now: float) -> None:
@@ -198,17 +204,22 @@ class Replica:
         dispatch = self._leave(number)
         if dispatch is not None:
             self.running[number] = dispatch._replace(started=now)
+            self._running_kv += dispatch.tokens
             self._promised_tokens += dispatch.saved
             self._head_since = now
 
     def ended(self, number: int) -> None:
-        if self.running.pop(number, None) is None:
+        dispatch = self.running.pop(number, None)
+        if dispatch is None:
             self._leave(number)
+        else:
+            self._running_kv -= dispatch.tokens
 
     def _leave(self, number: int) -> Dispatch | None:
         dispatch = self.waiting.pop(number, None)
         if dispatch is not None:
             self._waiting_tokens -= dispatch.uncached
+            self._waiting_kv -= dispatch.tokens
         return dispatch
 
     def seconds_of_prompt(self, tokens: float) -> float:
@@ -235,7 +246,7 @@ class Replica:
             raise ValueError("a replica that has not reported has no known load")
         ahead = len(self.waiting) / report.engines
         decoding = (len(self.running) + self._others) / report.engines + ahead / 2
-        kv_read = (report.kv_tokens + self._waiting_tokens / 2) / report.engines
+        kv_read = (self._kv_of_running(report) + self._waiting_kv / 2) / report.engines
         budget = max(1.0, report.max_step_tokens - decoding)
         empty = model.fixed + model.sequence * decoding + model.kv * kv_read
         full = empty + model.prefill * budget
@@ -250,6 +261,15 @@ class Replica:
         admitted = self._seconds_until_room(report, ahead, uncached, empty)
         start = max(left * full / budget, admitted)
         return Wait(start, max(computed, admitted + uncached * full / budget))
+
+    def _kv_of_running(self, report: Snapshot) -> float:
+        """Return the KV tokens that a step reads.
+
+        A replica reports the tokens in its memory. Those that sequences share count once there, but
+        each sequence reads them.
+        """
+        mine = self._running_kv + len(self.running) * self.answers.mean / 2
+        return max(mine, report.kv_tokens) if self._others else mine
 
     def _seconds_until_room(
         self, report: Snapshot, ahead: float, uncached: float, step: float

@@ -18,8 +18,9 @@ MOST_UTILIZATION: Final = 0.97
 RATE_SECONDS: Final = 30.0
 """Time in seconds over which the utilization is measured."""
 
-DECODE_WEIGHT: Final = 0.1
-"""Weight of the seconds by which an answer delays the other requests of the replica."""
+DECODE_WEIGHT: Final = 0.3
+"""Weight of the seconds by which an answer delays the other requests of the replica, added up. Most
+of them have their first token, so such a second weighs less than one before it."""
 
 DEFAULT_TTFT_SECONDS: Final = 2.0
 GUESSED_BYTES_PER_TOKEN: Final = 4.0
@@ -47,6 +48,9 @@ class Choice(NamedTuple):
     """Expected wait. None if no replica has reported recently."""
     prompt_seconds: float = 0.0
     """Seconds that the prompt takes the engine."""
+
+    def starts_within(self, seconds: float) -> bool:
+        return self.wait is None or self.wait.start <= seconds
 
 
 @dataclass
@@ -128,9 +132,17 @@ class Router:
         costs = [
             (self._cost(choice, weight), fresh[choice.replica].requests, choice.replica, choice)
             for choice in choices
-            if choice.wait is not None and choice.wait.start <= most_wait
+            if choice.starts_within(most_wait)
         ]
         return min(costs, key=lambda each: each[:3])[3] if costs else None
+
+    def has_free(self, now: float, most_wait: float) -> bool:
+        """Whether a replica would begin with a prompt within `most_wait` seconds."""
+        replicas = [each for each in self.replicas.values() if each.is_open]
+        fresh = [each for each in replicas if each.is_fresh(now)]
+        if not fresh:
+            return bool(replicas)
+        return any(each.wait_of(1.0, now).start <= most_wait for each in fresh)
 
     def send(self, number: int, prompt: Prompt, choice: Choice) -> Pick:
         """Count a request at the replica that was chosen for it."""
