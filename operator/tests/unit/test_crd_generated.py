@@ -105,7 +105,6 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.model.credentialsSecretRef.key": "HF_TOKEN",
         "spec.model.trustRemoteCode": False,
         "spec.model.offline": False,
-        "spec.networkPolicy.to[].ports[].protocol": "TCP",
         "spec.autoscaling.metric": "EffectiveGPUUtilization",
         "spec.autoscaling.minReplicas": 1,
         "spec.autoscaling.mode": "Active",
@@ -147,6 +146,13 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         for path, schema in FIELDS
         if path.startswith("status") and "default" in schema
     }
+
+
+def test_no_default_is_inside_an_atomic_list() -> None:
+    atomic = [path for path, each in FIELDS if each.get("x-kubernetes-list-type") == "atomic"]
+    assert "spec.networkPolicy.to[].ports" in atomic
+    inside = tuple(f"{path}[]" for path in atomic)
+    assert [path for path, each in FIELDS if path.startswith(inside) and "default" in each] == []
 
 
 def test_conditions_are_merged_by_type() -> None:

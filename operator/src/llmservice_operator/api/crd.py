@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from llmservice_operator import api
-from llmservice_operator.api.fields import VALIDATIONS, published_rules
+from llmservice_operator.api.fields import ATOMIC, VALIDATIONS, published_rules
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.api.status import LLMServiceStatus
 
@@ -144,6 +144,8 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
                 result[keyword] = {
                     name: _structural(each, definitions) for name, each in value.items()
                 }
+            case "items" if ATOMIC.items() <= schema.items():
+                result[keyword] = _without_defaults(_structural(value, definitions))
             case "items" | "additionalProperties":
                 result[keyword] = _structural(value, definitions)
             case "anyOf":
@@ -158,6 +160,24 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
             case _ if keyword not in _DROPPED:
                 raise ValueError(f"{keyword} has no structural form: {schema}")
     return dict(sorted(result.items(), key=_reading_order))
+
+
+def _without_defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema without its defaults, at every depth.
+
+    A manifest that leaves out a default in an atomic list always differs from the stored list, so
+    every apply would change the object. Only the operator knows these defaults.
+    """
+    nested = ("items", "additionalProperties")
+    return {
+        keyword: {name: _without_defaults(each) for name, each in value.items()}
+        if keyword == "properties"
+        else _without_defaults(value)
+        if keyword in nested and isinstance(value, Mapping)
+        else value
+        for keyword, value in schema.items()
+        if keyword != "default"
+    }
 
 
 def _reading_order(entry: tuple[str, Any]) -> tuple[int, str]:

@@ -157,7 +157,7 @@ class DestinationPort(Fields):
     port: Annotated[int, Field(ge=1, le=65535)]
     """Port number."""
     protocol: Literal["TCP", "UDP"] = "TCP"
-    """Transport protocol."""
+    """Transport protocol. Default: TCP."""
 
 
 class NetworkPolicyDestination(NetworkPolicyPeer):
