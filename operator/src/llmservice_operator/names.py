@@ -25,6 +25,9 @@ METRICS_SERVER_FIELD_MANAGER: Final = "llmservice-metrics-server"
 that field."""
 
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+INSTANCE_LABEL: Final = "app.kubernetes.io/instance"
+"""Label that other tools also use. By default, Argo CD deletes an object that has no owner if this
+label contains the name of an application that does not declare the object."""
 PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
 PART_OF: Final = "llmservice"
 """Value of the part-of label on objects that belong to the release and to no LLMService."""
@@ -246,7 +249,7 @@ def labels(service: LLMService) -> dict[str, str]:
     """Return the labels of every child and pod."""
     return {
         "app.kubernetes.io/name": api.SINGULAR,
-        "app.kubernetes.io/instance": service.name,
+        INSTANCE_LABEL: service.name,
         MANAGED_BY_LABEL: FIELD_MANAGER,
         **selector(service),
     }

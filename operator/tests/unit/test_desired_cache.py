@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import may_change
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_service
 
@@ -52,6 +54,17 @@ def test_the_operator_makes_a_claim_that_outlives_the_service_by_default() -> No
     assert deleted["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
     (retained,) = claims({**MADE, "retentionPolicy": "Retain"})
     assert "ownerReferences" not in retained["metadata"]
+
+
+def test_a_claim_without_an_owner_has_no_label_by_which_another_tool_would_own_it() -> None:
+    (retained,), (deleted,) = claims(MADE), claims({**MADE, "retentionPolicy": "Delete"})
+    assert names.INSTANCE_LABEL not in retained["metadata"]["labels"]
+    assert deleted["metadata"]["labels"][names.INSTANCE_LABEL] == "qwen"
+
+
+def test_a_retained_claim_gets_an_owner_when_the_spec_no_longer_retains_it() -> None:
+    (retained,) = claims(MADE)
+    assert may_change(retained, a_service())
 
 
 def test_class_and_access_modes_are_those_of_the_spec() -> None:

@@ -132,6 +132,7 @@ class Child:
         metadata = build_metadata(service, self.name(service), self.annotations(context))
         if self.outlives_service(service):
             metadata.pop("ownerReferences", None)
+            del metadata["labels"][names.INSTANCE_LABEL]
         return {
             "apiVersion": self.kind.api_version,
             "kind": self.kind.kind,

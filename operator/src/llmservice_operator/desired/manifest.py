@@ -65,7 +65,8 @@ def is_left_to(live: Manifest, service: LLMService) -> bool:
     number, its replicas.
     """
     labels = live.get("metadata", {}).get("labels") or {}
-    return not _has_controller(live) and names.labels(service).items() <= labels.items()
+    ours = {names.MANAGED_BY_LABEL: names.FIELD_MANAGER, **names.selector(service)}
+    return not _has_controller(live) and ours.items() <= labels.items()
 
 
 def was_made_by_operator(live: Manifest) -> bool:
