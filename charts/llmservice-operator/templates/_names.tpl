@@ -2,6 +2,7 @@
 Every object name and image reference of the chart.
 
   llmservice-operator.fullname            name of the operator's objects
+  llmservice-operator.clusterWideName     name of the admission policy
   llmservice-operator.serviceAccountName  account the operator runs as
   llmservice-operator.leaseRoleName       Role for the leader Lease
   llmservice-operator.remoteCodeRoleName  Role that grants trust-remote-code
@@ -18,6 +19,11 @@ Every object name and image reference of the chart.
 {{- else -}}
 {{- printf "%s-%s" .Release.Name .Chart.Name | trunc 54 | trimSuffix "-" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Releases of one name in several namespaces may share a cluster. A namespace has no dot. */}}
+{{- define "llmservice-operator.clusterWideName" -}}
+{{- include "llmservice-operator.fullname" . }}.{{ .Release.Namespace }}
 {{- end -}}
 
 {{- define "llmservice-operator.serviceAccountName" -}}

@@ -239,7 +239,10 @@ IMAGE: Manifest = {"f:spec": {"f:image": {}}}
         ([entry("", IMAGE)], "the manager without a name updates it"),
         ([entry("status", IMAGE, subresource="status")], "no other manager owns the field"),
         ([entry("other", {"f:spec": {"f:replicas": {}}})], "no other manager owns the field"),
-        ([entry(names.FIELD_MANAGER, IMAGE)], "no other manager owns the field"),
+        (
+            [entry(names.FIELD_MANAGER, IMAGE, "Apply")],
+            "another release of the operator also serves the namespace",
+        ),
         ([], "no other manager owns the field"),
     ],
 )
@@ -275,3 +278,26 @@ def test_a_refusal_for_a_field_of_another_manager_names_that_manager() -> None:
     ours = {"metadata": {"managedFields": [entry(names.FIELD_MANAGER, theirs, "Apply")]}}
     assert say_foreign_cause(ours, STRATEGY) is None
     assert say_foreign_cause(live, "no field is named") is None
+
+
+REQUESTS = (
+    'Deployment.apps "llama" is invalid: spec.template.spec.containers[1].resources.requests: '
+    'Invalid value: "8Gi": must be less than or equal to memory limit of 4Gi'
+)
+
+
+def test_a_refusal_for_an_item_of_a_list_names_the_manager_of_the_item() -> None:
+    def live(container: str) -> Manifest:
+        theirs = {f'k:{{"name":"{container}"}}': {"f:resources": {"f:requests": {"f:memory": {}}}}}
+        fields = {"f:spec": {"f:template": {"f:spec": {"f:containers": theirs}}}}
+        containers = [{"name": "proxy"}, {"name": "server"}]
+        return {
+            "metadata": {"managedFields": [entry("autosizer", fields)]},
+            "spec": {"template": {"spec": {"containers": containers}}},
+        }
+
+    told = say_foreign_cause(live("server"), REQUESTS)
+    assert told is not None
+    assert "The manager autosizer owns spec.template.spec.containers.1.resources.requests." in told
+    assert say_foreign_cause(live("proxy"), REQUESTS) is None
+    assert say_foreign_cause(live("server"), REQUESTS.replace("[1]", "[2]")) is None

@@ -54,7 +54,7 @@ def changed(release: Release, user: str, change: str, *options: str) -> str:
 
 
 def denial(release: Release, name: str, message: str) -> str:
-    policy = release.full_name
+    policy = f"{release.full_name}.{release.name}"
     return (
         f'llmservices.llmservice.dev "{name}" is forbidden: ValidatingAdmissionPolicy '
         f"'{policy}' with binding '{policy}' denied request: {message}"
@@ -192,7 +192,7 @@ def test_the_api_server_finds_nothing_wrong_with_the_types_of_the_policy(
     install(release)
 
     def checked() -> bool:
-        policy = read("validatingadmissionpolicy", release.full_name)
+        policy = read("validatingadmissionpolicy", f"{release.full_name}.{release.name}")
         status = policy.get("status", {})
         assert "expressionWarnings" not in status.get("typeChecking", {}), status
         return bool(status.get("observedGeneration") == policy["metadata"]["generation"])

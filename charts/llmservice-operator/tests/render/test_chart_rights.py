@@ -222,6 +222,21 @@ def test_with_watch_namespaces_the_admission_policy_does_not_apply_elsewhere() -
     assert "matchResources" not in find(render(), binding["kind"])["spec"]
 
 
+def test_releases_of_one_name_for_some_namespaces_can_share_a_cluster() -> None:
+    one, other = (
+        {
+            (it["kind"], it["metadata"]["name"])
+            for it in render(
+                {"watchNamespaces": ["a"], "crds": {"install": False}}, namespace=namespace
+            )
+            if "namespace" not in it["metadata"]
+        }
+        for namespace in ("system-a", "system-b")
+    )
+    assert len(one) == len(other) == len(POLICY)
+    assert not one & other
+
+
 def aggregates_to(role: Manifest) -> set[str]:
     prefix = "rbac.authorization.k8s.io/aggregate-to-"
     labels = role["metadata"]["labels"]

@@ -216,6 +216,12 @@ class _Items:
         return self._indexes[fields].get(_text(merge_keys, fields), [])
 
 
+def is_key_of(key: str, item: Any) -> bool:
+    """Return whether a key of managedFields names this item of a list by its merge keys."""
+    named = _parsed(key) if key.startswith("k:") else None
+    return isinstance(named, dict) and isinstance(item, dict) and named.items() <= item.items()
+
+
 def _text(item: dict[str, Any], fields: tuple[str, ...]) -> str:
     return str([item[field] for field in fields])
 

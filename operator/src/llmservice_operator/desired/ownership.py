@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from llmservice_operator import names
-from llmservice_operator.desired.comparison import ABSENT, Difference
+from llmservice_operator.desired.comparison import ABSENT, Difference, is_key_of
 
 _VALUE_LIMIT: Final = 120
 """Longest value in a message, in characters."""
@@ -55,9 +55,10 @@ def say_foreign_cause(live: Mapping[str, Any], refusal: str) -> str | None:
     if found is None:
         return None
     fields = [part for part in re.split(r"[.\[\]]+", found[1]) if part]
-    keys = tuple(f"f:{part}" for part in fields)
     # The refusal may name a field below the one that the other manager has set.
-    managers = [manager for manager, _ in _managers(live, keys)]
+    managers = [
+        name for name, _ in _managers(live, lambda owned: _owns(owned, _keys(owned, live, fields)))
+    ]
     if not managers:
         return None
     return f"{refusal.rstrip('.')}. The manager {managers[0]} owns {'.'.join(fields)}."
@@ -67,7 +68,13 @@ def _owner(live: Mapping[str, Any], keys: Sequence[str]) -> str:
     """Return the part of a message that names the other owner of a field, or says that there is
     none.
     """
-    managers = list(_managers(live, keys))
+    managers = list(_managers(live, lambda owned: _owns(owned, keys)))
+    ours = (each.get("fieldsV1") for each in _entries(live, is_ours=True))
+    if not managers and any(_owns(owned, keys) for owned in ours):
+        return (
+            "only the operator owns the field, so another release of the operator also serves the "
+            "namespace, or an admission webhook changes it"
+        )
     if not managers:
         return "no other manager owns the field, so an admission webhook or a deletion changes it"
     manager, is_update = managers[0]
@@ -75,20 +82,50 @@ def _owner(live: Mapping[str, Any], keys: Sequence[str]) -> str:
     return f"the manager {manager} {how} it"
 
 
-def _managers(live: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, bool]]:
+def _managers(
+    live: Mapping[str, Any], is_owner: Callable[[Any], bool]
+) -> Iterator[tuple[str, bool]]:
     """Yield the name of each other manager of a field, the latest first, and whether its operation
     is Update.
+
+    `is_owner` returns whether a record of ownership contains the field.
     """
-    found = [
-        entry
-        for entry in live.get("metadata", {}).get("managedFields") or ()
-        if isinstance(entry, Mapping)
-        and entry.get("manager") not in _OUR_MANAGERS
-        and not entry.get("subresource")
-        and _owns(entry.get("fieldsV1"), keys)
-    ]
+    found = [each for each in _entries(live, is_ours=False) if is_owner(each.get("fieldsV1"))]
     for entry in sorted(found, key=lambda each: str(each.get("time")), reverse=True):
         yield str(entry.get("manager") or "without a name"), entry.get("operation") == "Update"
+
+
+def _entries(live: Mapping[str, Any], *, is_ours: bool) -> Iterator[Mapping[str, Any]]:
+    """Yield the records of the operator's managers, or those of all others, without records of
+    subresources.
+    """
+    for entry in live.get("metadata", {}).get("managedFields") or ():
+        if (
+            isinstance(entry, Mapping)
+            and not entry.get("subresource")
+            and (entry.get("manager") in _OUR_MANAGERS) is is_ours
+        ):
+            yield entry
+
+
+def _keys(owned: Any, live: Any, fields: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of a record of ownership for the path of a field of the live object.
+
+    In the path, the position of an item of a list is a number. In the record, a key of the item
+    takes its place.
+    """
+    keys = []
+    for field in fields:
+        key = f"f:{field}"
+        if isinstance(live, list):
+            live = live[int(field)] if field.isdecimal() and int(field) < len(live) else ABSENT
+            named = owned if isinstance(owned, Mapping) else ()
+            key = next((each for each in named if is_key_of(each, live)), key)
+        else:
+            live = live.get(field) if isinstance(live, Mapping) else ABSENT
+        keys.append(key)
+        owned = owned.get(key) if isinstance(owned, Mapping) else None
+    return tuple(keys)
 
 
 def _owns(owned: Any, keys: Sequence[str]) -> bool:
