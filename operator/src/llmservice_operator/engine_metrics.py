@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import aiohttp
-from pydantic import ConfigDict, Field, PlainValidator, ValidationError, create_model
+from pydantic import ConfigDict, Field, PlainValidator, create_model
 
 from llmservice_operator import names
 from llmservice_operator.api.fields import Fields
@@ -201,7 +201,7 @@ class EngineMetrics:
                 probe = _Probe.model_validate_json(
                     await self._get(address, names.READINESS_PROBE_PATH)
                 )
-        except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             logger.debug("%s: %s", address, str(error) or type(error).__name__)
             return None
         now = self._now()
@@ -225,8 +225,8 @@ class EngineMetrics:
         """Return the body of a response with any HTTP status, because the body of a probe with
         status 503 is also needed.
 
-        Raises ClientError if the request fails or the body is too long, and TimeoutError if the
-        response takes too long.
+        Raises ValueError if the address is not valid, ClientError if the request fails or the body
+        is too long, and TimeoutError if the response takes too long.
         """
         host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
         url = f"http://{host}:{names.MANAGEMENT_PORT}{path}"

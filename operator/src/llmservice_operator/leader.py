@@ -201,7 +201,12 @@ class Leader:
         return self._hold(await self._prolong(lease), asked_at)
 
     async def _prolong(self, lease: dict[str, Any]) -> dict[str, Any]:
-        spec = {**lease["spec"], "renewTime": self._timestamp()}
+        # Any client may have changed the duration, and standbys wait for it after a crash.
+        spec = {
+            **lease["spec"],
+            "leaseDurationSeconds": self._settings.lease_seconds,
+            "renewTime": self._timestamp(),
+        }
         return await self._store.replace_lease(lease, spec)
 
     def _hold(self, lease: dict[str, Any], asked_at: float) -> bool:

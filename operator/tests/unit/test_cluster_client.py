@@ -9,6 +9,7 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestServer
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException
 
 from llmservice_operator.cluster import (
     Audit,
@@ -156,6 +157,31 @@ async def test_every_refusal_becomes_an_error_with_the_servers_message(
     assert observer.codes == [("PATCH", str(status))]
 
 
+@pytest.mark.parametrize("status", [404, 409])
+async def test_a_webhook_that_denies_a_request_does_not_tell_whether_an_object_exists(
+    cluster: Cluster, server: Server, status: int
+) -> None:
+    server.refuse(status, 'admission webhook "keep.example.org" denied the request: keep it')
+    metadata = {"name": "llama", "namespace": "team", "uid": "42", "resourceVersion": "7"}
+    with pytest.raises(ClusterError, match="keep it") as caught:
+        await cluster.delete({**DEPLOYMENT, "metadata": metadata})
+    assert type(caught.value) is ClusterError
+
+
+async def test_a_token_that_cannot_be_read_is_an_error_of_the_cluster(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster._client.configuration.api_key["BearerToken"] = "token"
+    for error in (FileNotFoundError("token"), ConfigException("Token file exists but empty.")):
+
+        async def refresh(_: Configuration, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(cluster._client.configuration, "refresh_api_key_hook", refresh)
+        with pytest.raises(ClusterError, match="the credentials cannot be read"):
+            await cluster.read(DEPLOYMENTS, "team", "llama")
+
+
 async def test_requests_wait_as_long_as_an_overloaded_server_demands(
     cluster: Cluster, server: Server
 ) -> None:
@@ -263,11 +289,12 @@ async def test_an_answer_that_is_not_the_api_servers_is_an_error_of_the_cluster(
         await Lease(cluster, "system", "lease").create_lease({})
 
 
+@pytest.mark.parametrize("text", ["<html>no</html>", "[" * 100_000], ids=["html", "nested"])
 @pytest.mark.parametrize("status", [403, 404, 409, 422])
 async def test_a_page_of_a_proxy_does_not_tell_whether_an_object_exists(
-    cluster: Cluster, server: Server, status: int
+    cluster: Cluster, server: Server, status: int, text: str
 ) -> None:
-    server.answer = lambda _: web.Response(text="<html>no</html>", status=status)
+    server.answer = lambda _: web.Response(text=text, status=status)
     with pytest.raises(ClusterError) as raised:
         await cluster.read(DEPLOYMENTS, "team", "llama")
     assert type(raised.value) is ClusterError

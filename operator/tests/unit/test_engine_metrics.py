@@ -164,6 +164,13 @@ async def test_a_silent_server_gives_no_report(engine: Engine, metrics: EngineMe
     assert await metrics.ask("127.255.255.254", is_ready=True) is None
 
 
+@pytest.mark.parametrize("address", ["010.001.001.001", "fe80::1%eth0", "nowhere"])
+async def test_an_address_that_cannot_be_used_gives_no_report(
+    metrics: EngineMetrics, address: str
+) -> None:
+    assert await metrics.ask(address, is_ready=True) is None
+
+
 @pytest.mark.parametrize(
     "body",
     sorted(RECORDED.glob("server_v*/autoscale_*.json")),

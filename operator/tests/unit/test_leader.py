@@ -128,6 +128,19 @@ async def test_the_first_candidate_creates_the_lease_and_renews_it() -> None:
     await first.kill()
 
 
+async def test_the_holder_restores_the_duration_of_the_lease() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    assert world.lease is not None
+    world._write({**world.lease["spec"], "leaseDurationSeconds": 86400})
+    world.seconds += 2
+    await first.step()
+    assert world.lease["spec"]["leaseDurationSeconds"] == 15
+    assert first.leader.is_holding()
+    await first.kill()
+
+
 async def test_a_second_candidate_waits_while_the_lease_is_renewed() -> None:
     world = World()
     first = Candidate(world, "first")

@@ -99,7 +99,13 @@ async def test_a_response_without_reports_is_unknown(status: int, body: str) -> 
         assert polled.client.polled.is_set()
 
 
-@pytest.mark.parametrize("text", ["{}", "null", "7", TEXT.replace("170.0", '"much"', 1)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "null", "7"),
+        *(TEXT.replace("170.0", number, 1) for number in ('"much"', "NaN", "1e999")),
+    ],
+)
 async def test_a_malformed_report_hides_no_other_report(text: str) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(text=reports(broken=text, qwen=TEXT))

@@ -44,7 +44,19 @@ def refused(status: int, **headers: str) -> web.Response:
 PAGES = [
     pytest.param(html, id="html"),
     pytest.param(truncated, id="truncated"),
-    pytest.param(lambda: web.json_response([]), id="a list"),
+    *(
+        pytest.param(lambda body=body: web.json_response(body), id=f"JSON {number}")
+        for number, body in enumerate(
+            (
+                [],
+                {},
+                {"metadata": None, "items": []},
+                {"metadata": {}, "items": None},
+                {"metadata": {}, "items": [5]},
+                {"metadata": {}, "items": [{"kind": "Pod"}]},
+            )
+        )
+    ),
     *(
         pytest.param(lambda status=status: refused(status), id=str(status))
         for status in (400, 403, 404, 409, 410, 422, 429, 500, 503)
@@ -73,7 +85,7 @@ async def test_a_list_with_a_wrong_response_is_repeated_and_the_others_continue(
 
 
 @pytest.mark.usefixtures("_impatience")
-@pytest.mark.parametrize("page", [PAGES[0], *PAGES[3:]])
+@pytest.mark.parametrize("page", [PAGES[0], *PAGES[8:]])
 async def test_a_watch_with_a_wrong_response_is_restarted_and_the_others_continue(
     server: ApiServer, page: Any
 ) -> None:

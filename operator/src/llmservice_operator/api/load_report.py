@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from pydantic import ConfigDict
+
 from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
@@ -33,6 +35,8 @@ class ReplicaAdapter(Fields):
 
 class ReplicaLoad(Fields):
     """One replica of the service, Ready or not."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     pod: str
     """Name of the pod that serves the replica's requests."""
@@ -82,6 +86,8 @@ class ExternalMetrics(Fields):
 
 class LoadReport(Fields):
     """The load of one LLMService as of the last scrape."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     at: float
     """Time of the report, in seconds since 1970."""

@@ -42,6 +42,7 @@ threads that decompress them cost memory. The traffic stays inside the cluster."
 NO_VERSION = "1"
 """Resource version that no object has, because even the first write to an empty etcd makes version
 2."""
+_DENIED = re.compile("^admission webhook .* denied the request")
 LIST_CHUNK = 200
 """Number of objects per page of a LIST. It limits the memory that one page takes."""
 
@@ -306,6 +307,9 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise ClusterError(f"{method} {path}: no answer: {reason}") from error
+        except (ConfigException, OSError) as error:
+            said = f"{method} {path}: the credentials cannot be read: {error}"
+            raise ClusterError(said) from error
         finally:
             self._observer.request_finished(
                 method, self._client.configuration.host, code, loop.time() - started
@@ -385,7 +389,7 @@ def _error(
     """
     try:
         message, is_the_servers = json.loads(text)["message"], True
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = text.decode(errors="replace")[:500]
         # A 404 page of the API server itself, without a Status object, means that nothing is served
         # at the path. Any other page comes from a proxy, and contains no information about the
@@ -398,8 +402,13 @@ def _error(
         409: Conflict,
         422: Rejected,
     }
+    # An admission webhook chooses the status of its refusal, so its 404 does not mean that the
+    # object is missing.
+    is_a_webhooks = status in (404, 409) and _DENIED.search(str(message)) is not None
     seconds = headers.get("Retry-After", "")
-    return (classes.get(status, ClusterError) if is_the_servers else ClusterError)(
+    return (
+        classes.get(status, ClusterError) if is_the_servers and not is_a_webhooks else ClusterError
+    )(
         f"{request}: {status}: {message}",
         status,
         min(float(seconds), LONGEST_RETRY_AFTER_SECONDS) if seconds.isdecimal() else None,

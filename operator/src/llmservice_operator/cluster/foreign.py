@@ -157,6 +157,7 @@ class _PodStatus(_Shape):
 
 class _PodMetadata(_Metadata):
     creation_timestamp: Moment
+    deletion_timestamp: Moment = ""
 
 
 class _Pod(_Object):

@@ -90,7 +90,7 @@ class StreamGuard:
             response = cast(_Response, await handler(request))
             if is_watch and response.status == GONE:
                 response.expire()
-            problem = await _problem(response, is_watch=is_watch)
+            problem = await _problem(response, request.url.query)
             if problem is None or response.status == UNAUTHORIZED:
                 if problem is None:
                     self._settle(path, stream)
@@ -188,7 +188,7 @@ def is_event(line: bytes) -> bool:
     return isinstance(event.get("type"), str) and isinstance(event["object"].get("metadata"), dict)
 
 
-async def _problem(response: aiohttp.ClientResponse, *, is_watch: bool) -> str | None:
+async def _problem(response: aiohttp.ClientResponse, query: Mapping[str, str]) -> str | None:
     """Return the problem of a response, or None if the response is expected.
 
     The events of a watch are checked as they arrive.
@@ -196,12 +196,24 @@ async def _problem(response: aiohttp.ClientResponse, *, is_watch: bool) -> str |
     try:
         if response.status >= 400:
             return f"{response.status}: {(await response.text(errors='replace'))[:500]}"
-        if is_watch:
+        if "watch" in query:
             return _NOT_THE_SERVERS if response.content_type == "text/html" else None
         found = json.loads(await response.read())
     except (ValueError, RecursionError, aiohttp.ClientPayloadError):
         return _NOT_THE_SERVERS
-    return None if isinstance(found, dict) else _NOT_THE_SERVERS
+    # Kopf sends a limit with every list, and none with a discovery request.
+    is_expected = _is_list(found) if "limit" in query else isinstance(found, dict)
+    return None if is_expected else _NOT_THE_SERVERS
+
+
+def _is_list(found: Any) -> bool:
+    """Return whether a response is a list of objects that Kopf can process."""
+    items = found.get("items") if _has_metadata(found) else None
+    return isinstance(items, list) and all(map(_has_metadata, items))
+
+
+def _has_metadata(found: Any) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("metadata"), dict)
 
 
 def _pause_seconds(refusals: int, retry_after: str) -> float:
