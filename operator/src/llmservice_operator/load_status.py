@@ -259,7 +259,11 @@ def _active(it: _Scaling, status: AutoscalingStatus) -> ConditionUpdate:
     if it.total is None:
         reason, why = _missing(view.report)
         return ConditionUpdate(kind, "False", reason, _with_note(f"{stays} {why}", plan))
-    broken = _controller_problem(view)
+    refused = _controller_problem(view, "AbleToScale")
+    if refused is not None:
+        message = f"{stays} The HorizontalPodAutoscaler cannot scale: {refused}"
+        return ConditionUpdate(kind, "False", Reason.OBJECT_REFUSED, _with_note(message, plan))
+    broken = _controller_problem(view, "ScalingActive")
     if broken is not None:
         message = _with_note(f"{stays} The HorizontalPodAutoscaler reports: {broken}", plan)
         return ConditionUpdate(kind, "False", Reason.METRICS_MISSING, message)
@@ -301,13 +305,16 @@ def _with_note(message: str, plan: ProviderPlan) -> str:
     return f"{message} {plan.note}".rstrip()
 
 
-def _controller_problem(view: LoadView) -> str | None:
-    """Return the message of the HPA controller if it does not scale, for example because it cannot
-    read the metric; None otherwise.
+def _controller_problem(view: LoadView, type_: str) -> str | None:
+    """Return the message of the HPA controller if its condition of this type is False; None
+    otherwise.
+
+    ScalingActive is False if the controller cannot read the metric, and AbleToScale if it cannot
+    change the number of replicas.
     """
     conditions = (view.autoscaler or {}).get("status", {}).get("conditions", [])
     for each in conditions:
-        if each["type"] == "ScalingActive" and each["status"] == "False":
+        if each["type"] == type_ and each.get("status") == "False":
             return str(each.get("message") or each.get("reason"))
     return None
 

@@ -82,7 +82,9 @@ def failure_of(error: Exception) -> Failure:
     if reason is Reason.INVALID_SPEC:
         # The message names the field and the problem.
         return Failure(reason, said)
-    return Failure(reason, f"{said.rstrip('.')}. {reason.hint}")
+    return Failure(
+        reason, f"{said.rstrip('.')[: MESSAGE_LIMIT - len(reason.hint) - 2]}. {reason.hint}"
+    )
 
 
 def failure_of_all(refusals: Sequence[Refusal]) -> Failure | None:

@@ -167,6 +167,13 @@ def test_a_metric_that_the_controller_cannot_read_is_reported_with_its_message()
     assert "no such metric" in said.message
 
 
+def test_a_controller_that_cannot_change_the_number_is_reported_with_its_message() -> None:
+    problem = {"type": "AbleToScale", "status": "False", "message": "webhook denied the request"}
+    said = active(replace(view(), autoscaler={"status": {"conditions": [problem]}}))
+    assert (said.status, said.reason) == ("False", Reason.OBJECT_REFUSED)
+    assert "cannot scale: webhook denied the request" in said.message
+
+
 def test_the_lack_of_any_scaler_has_its_own_reason() -> None:
     plan = ProviderPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
     said = active(replace(view(), plan=plan))

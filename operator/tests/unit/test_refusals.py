@@ -2,6 +2,7 @@
 
 import pytest
 
+from llmservice_operator.api.conditions import MESSAGE_LIMIT
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.errors import (
     ClusterError,
@@ -67,6 +68,12 @@ def test_a_refusal_keeps_its_message_and_ends_with_what_to_change(
     failure = failure_of(error)
     assert failure.reason is reason
     assert failure.message == f"{str(error).rstrip('.')}. {reason.hint}"
+
+
+def test_a_long_refusal_leaves_room_for_what_to_change() -> None:
+    failure = failure_of(Forbidden(f"denied the request: {'x' * 2 * MESSAGE_LIMIT}"))
+    assert len(failure.message) == MESSAGE_LIMIT
+    assert failure.message.endswith(f". {Reason.OBJECT_REFUSED.hint}")
 
 
 @pytest.mark.parametrize(

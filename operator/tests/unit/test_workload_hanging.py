@@ -383,6 +383,92 @@ def test_an_old_pod_gives_way_to_one_that_waits_for_its_volume() -> None:
     assert decision.status == RolloutStatus(in_place_since=timestamp(NOW))
 
 
+IN_USE = (
+    "0/3 nodes are available: 3 node(s) unavailable due to PersistentVolumeClaim with "
+    "ReadWriteOncePod access mode already in-use by another pod."
+)
+
+
+def test_an_old_pod_gives_way_to_one_that_waits_for_a_claim_of_one_pod() -> None:
+    new = a_pod(unscheduled=IN_USE, claims=("models",))
+    new["status"]["conditions"][1]["lastTransitionTime"] = ago(90)
+    found = seen(an_old_pod(), new, replicas=2, updated=1, ready=1)
+    assert told(found)[0] is Reason.VOLUME_IN_USE
+    assert decide_rollout(a_service(), found, NOW).status is not None
+
+
+def test_a_volume_that_cannot_be_bound_is_a_problem_of_the_claim() -> None:
+    message = 'running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded'
+    found, said = told(seen(a_pod(unscheduled=message, claims=("models",))))
+    assert found is Reason.VOLUME_PENDING
+    assert "models" in said
+
+
+def test_a_pod_that_scheduling_gates_hold_back_is_not_blamed_on_the_nodes() -> None:
+    pod = a_pod(unscheduled="Scheduling is blocked due to non-empty scheduling gates")
+    pod["status"]["conditions"][1]["reason"] = "SchedulingGated"
+    found, said = told(seen(pod))
+    assert found is Reason.UNSCHEDULABLE
+    assert said.startswith("Scheduling gates hold the pod back: ")
+
+
+def test_a_pod_that_no_scheduler_looks_at_is_reported() -> None:
+    pod = a_pod(created=ago(60))
+    pod["status"]["conditions"] = []
+    assert seen(pod).problem is None
+    assert seen(pod).look_again_seconds == 60
+    pod["metadata"]["creationTimestamp"] = ago(200)
+    found, said = told(seen(pod))
+    assert found is Reason.UNSCHEDULABLE
+    assert "spec.template.schedulerName" in said
+
+
+def test_an_old_pod_that_does_not_end_and_holds_up_new_ones_is_reported() -> None:
+    old = an_old_pod()
+    old["spec"]["nodeName"] = "node-7"
+    old["metadata"]["deletionTimestamp"] = ago(60)
+    found = seen(old, replicas=0, updated=0)
+    assert (found.problem, found.look_again_seconds) == (None, 60)
+    old["metadata"]["deletionTimestamp"] = ago(600)
+    reason, said = told(seen(old, replicas=0, updated=0))
+    assert reason is Reason.NODE_LOST
+    assert "node-7 does not end the pod qwen-old-1" in said
+    # A new pod does not wait for it.
+    assert seen(old, a_pod(RUNNING, ready=True), ready=1).problem is None
+    assert seen(old, replicas=0, updated=0, desired=0).problem is None
+
+
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        ("exceeded quota: team, requested: count/replicasets.apps=1", Reason.QUOTA_EXCEEDED),
+        ('admission webhook "x" denied the request: no label', Reason.POD_REFUSED),
+    ],
+)
+@pytest.mark.parametrize("observed", [1, 2], ids=["before", "after"])
+def test_a_replica_set_that_the_api_server_refuses_is_reported_although_the_spec_is_not_observed(
+    why: str, expected: Reason, observed: int
+) -> None:
+    refused_set = {
+        "type": "Progressing",
+        "status": "False",
+        "reason": "ReplicaSetCreateError",
+        "message": f'Failed to create new replica set "qwen-new": {why}',
+    }
+    found = seen(
+        an_old_pod(),
+        replicas=1,
+        updated=0,
+        ready=1,
+        conditions=(refused_set,),
+        observed_generation=observed,
+    )
+    reason, said = told(found)
+    assert reason is expected
+    assert f"refuses the ReplicaSet: {refused_set['message']}" in said
+    assert not found.is_rolled_out
+
+
 def test_a_paused_deployment_is_reported() -> None:
     deployment = a_deployment(replicas=1, updated=0, ready=1)
     deployment["spec"]["paused"] = True

@@ -35,6 +35,8 @@ REVISION_LABEL: Final = "pod-template-hash"
 """Label that the Deployment controller sets to a different value on each ReplicaSet."""
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
+_NO_REPLICA_SET: Final = "ReplicaSetCreateError"
+"""Reason of the condition Progressing while the API server refuses a new ReplicaSet."""
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
 """Reasons of the condition Progressing. If it has one of them, its message names no ReplicaSet."""
 
@@ -95,6 +97,7 @@ class _Deployment:
             complete_revision=_complete_revision(live),
             is_stuck=condition(live, "Progressing").get("reason") == "ProgressDeadlineExceeded",
             problems=tuple(_problems(live)),
+            refused_revision=_refused_revision(live),
             refused_since=_refused_since(live),
         )
 
@@ -205,6 +208,13 @@ def _problems(live: Manifest) -> Iterator[Problem]:
     failure = condition(live, "ReplicaFailure")
     if failure.get("status") == "True":
         yield refusal_problem(quoted(failure.get("message")))
+
+
+def _refused_revision(live: Manifest) -> Problem | None:
+    progressing = condition(live, "Progressing")
+    if progressing.get("reason") != _NO_REPLICA_SET:
+        return None
+    return refusal_problem(quoted(progressing.get("message")), "ReplicaSet")
 
 
 def _refused_since(live: Manifest) -> datetime | None:

@@ -26,6 +26,7 @@ from llmservice_operator.workload.unstarted_pods import (
     LOOK_AGAIN_SECONDS,
     PodEvent,
     look_again_seconds,
+    overdue_problem,
     unstarted_problem,
 )
 
@@ -95,15 +96,19 @@ def observe_service(
             replicas=state.replicas,
             ready_replicas=state.ready,
             complete_revision=state.complete_revision,
+            problem=_in_commands(service, state.refused_revision),
         )
     pods = list(pods)
     replicas = replicas_of(pods)
     present = _present(replicas, state.revision) if state.updated else []
     found = list(_problems_of_pods(service, present, report, now, events))
     problems = [*state.problems, *(problem for _, problem in found)]
-    ended = None if now is None else ended_problem(_ended_pods(pods, state.revision), now)
-    if ended is not None:
-        problems.append(ended)
+    blocking = _leaving(pods) if state.desired and not state.updated else []
+    ended = None
+    if now is not None:
+        ended = ended_problem(_ended_pods(pods, state.revision), now)
+        ended = ended or overdue_problem(blocking, now)
+    problems += [each for each in (ended, state.refused_revision) if each is not None]
     if state.is_stuck:
         problems.append(_stuck())
     unready = (replica.not_ready_since for replica in present)
@@ -124,24 +129,34 @@ def observe_service(
         waits_for_quota_since=_waits_for_quota_since(state, replicas, present),
         not_ready_since=min((since for since in unready if since), default=None),
         has_loaded_model=any(replica.is_ready for replica in present),
-        problem=(
-            None
-            if problem is None
-            else Problem(problem.reason, in_commands(service.name, problem.message))
+        problem=_in_commands(service, problem),
+        look_again_seconds=_look_again_seconds(
+            [*blocking, *(pod for each in present for pod in each.pods)], ended, now
         ),
-        look_again_seconds=_look_again_seconds(present, ended, now),
     )
 
 
+def _in_commands(service: LLMService, problem: Problem | None) -> Problem | None:
+    """Return the problem with the name of the service in the commands of its message."""
+    if problem is None:
+        return None
+    return Problem(problem.reason, in_commands(service.name, problem.message))
+
+
+def _leaving(pods: Iterable[Manifest]) -> list[Manifest]:
+    """Return the pods that are being deleted. A Deployment of type Recreate waits for their end."""
+    return [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
+
+
 def _look_again_seconds(
-    present: Iterable[Replica], ended: Problem | None, now: datetime | None
+    pods: Iterable[Manifest], ended: Problem | None, now: datetime | None
 ) -> float | None:
     """Return the seconds until the problem may change without an event."""
     if now is None:
         return None
     if ended is not None:
         return LOOK_AGAIN_SECONDS
-    return look_again_seconds((pod for each in present for pod in each.pods), now)
+    return look_again_seconds(pods, now)
 
 
 def _since(found: Iterable[tuple[Manifest, Problem]], *reasons: Reason) -> datetime | None:

@@ -54,7 +54,12 @@ _CONFIG_MAP_IS_MISSING: Final = re.compile(
     r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
 )
 _CLAIM: Final = "persistentVolumeClaim"
-_CLAIM_IS_MISSING: Final = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent vol")
+_CLAIM_IS_MISSING: Final = re.compile(
+    "persistentvolumeclaim|PersistentVolumeClaim|persistent vol|binding volumes"
+)
+_CLAIM_OF_ONE_POD: Final = "ReadWriteOncePod access mode already in-use"
+"""Message of the scheduler about a claim that another pod uses."""
+_GATED: Final = "SchedulingGated"
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,14 @@ def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -
     if is_ready(pod):
         return
     if scheduled.get("status") == "False":
-        yield _scheduling_problem(service, pod, quoted(scheduled.get("message")))
+        said = quoted(scheduled.get("message"))
+        if scheduled.get("reason") == _GATED:
+            said = (
+                f"Scheduling gates hold the pod back: {said} Look at the controller that set them,"
+            )
+            yield Problem(Reason.UNSCHEDULABLE, f"{said} such as a queue for jobs.")
+        else:
+            yield _scheduling_problem(service, pod, said)
     elif waiting.get("reason") in _IMAGE_REASONS:
         said = quoted(waiting.get("message"))
         yield with_hint(
@@ -119,6 +131,8 @@ def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Proble
     if devices is not None:
         said = f"A replica needs {devices} on one node, and no node has them free: {said}"
         return with_hint(reason, said)
+    if _CLAIM_OF_ONE_POD in said:
+        return with_hint(Reason.VOLUME_IN_USE, f"Another pod uses a volume of the pod: {said}")
     volumes = pod.get("spec", {}).get("volumes", ())
     claims = [each[_CLAIM]["claimName"] for each in volumes if _CLAIM in each]
     if claims and _CLAIM_IS_MISSING.search(said):

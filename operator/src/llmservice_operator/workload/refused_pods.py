@@ -28,10 +28,13 @@ _QUOTA: Final = re.compile(
 _AMOUNT: Final = re.compile(r"([^=,]+)=([^=,]+)")
 
 
-def refusal_problem(said: str) -> Problem:
-    """Return the problem that the API server's message about a refused pod describes."""
+def refusal_problem(said: str, what: str = "pod") -> Problem:
+    """Return the problem that the API server's message about a refused pod describes.
+
+    `what` is the refused object, if it is another object from which the pods follow.
+    """
     if "exceeded quota" in said:
-        said = f"A ResourceQuota of the namespace refuses the pod: {said}"
+        said = f"A ResourceQuota of the namespace refuses the {what}: {said}"
         return with_hint(Reason.QUOTA_EXCEEDED, said)
     if _LIMITS_ARE_MISSING.search(said):
         said = f"A ResourceQuota of the namespace wants limits that the pod does not set: {said}"
@@ -39,7 +42,7 @@ def refusal_problem(said: str) -> Problem:
     if LIMIT_RANGE_WORDS.search(said):
         said = f"A LimitRange of the namespace refuses the pod: {said}"
         return with_hint(Reason.LIMIT_RANGE_EXCEEDED, said)
-    return with_hint(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
+    return with_hint(Reason.POD_REFUSED, f"The API server refuses the {what}: {said}")
 
 
 def fits_after_one_ends(said: str, old: Iterable[Manifest]) -> bool:

@@ -61,6 +61,33 @@ def unstarted_since(pod: Manifest) -> datetime | None:
     return datetime.fromisoformat(since) if since else None
 
 
+def unseen_since(pod: Manifest) -> datetime | None:
+    """Return the time at which the pod was created.
+
+    None if a scheduler has looked at the pod, because a scheduler always leaves a condition.
+    """
+    if pod.get("status", {}).get("conditions") or pod.get("spec", {}).get("nodeName"):
+        return None
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+
+
+def overdue_since(pod: Manifest) -> datetime | None:
+    """Return the time at which the pod should have ended. None if it is not being deleted."""
+    due: str | None = pod["metadata"].get("deletionTimestamp")
+    return datetime.fromisoformat(due) if due else None
+
+
+def overdue_problem(pods: Iterable[Manifest], now: datetime) -> Problem | None:
+    """Return the problem of the pods that should have ended long ago. None if there are none."""
+    for pod in pods:
+        since = overdue_since(pod)
+        if since is not None and (now - since).total_seconds() >= PATIENCE_SECONDS:
+            node, name = pod.get("spec", {}).get("nodeName") or "its node", pod["metadata"]["name"]
+            said = f"The node {node} does not end the pod {name}, and new pods wait for its end."
+            return with_hint(Reason.NODE_LOST, said)
+    return None
+
+
 def pod_to_ask_about(pods: Iterable[Manifest], now: datetime) -> Manifest | None:
     """Return the pod that has waited longest for its start. None if no pod has waited too long."""
     found = [
@@ -78,6 +105,10 @@ def unstarted_problem(pod: Manifest, events: Sequence[PodEvent], now: datetime) 
 
     `events` are sorted from the oldest to the newest.
     """
+    unseen = unseen_since(pod)
+    if unseen is not None and (now - unseen).total_seconds() >= PATIENCE_SECONDS:
+        said = "No scheduler has looked at the pod. Check spec.template.schedulerName, and that the"
+        return Problem(Reason.UNSCHEDULABLE, f"{said} scheduler runs.")
     since = unstarted_since(pod)
     if since is None:
         return None
@@ -115,13 +146,16 @@ def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
 
 
 def look_again_seconds(pods: Iterable[Manifest], now: datetime) -> float | None:
-    """Return the seconds until a pod that has not started may become a problem, or until its
-    problem may change.
+    """Return the seconds until a pod that has not started or not ended may become a problem, or
+    until its problem may change.
 
     None if there is no such pod.
     """
     waits = [
-        (now - since).total_seconds() for pod in pods if (since := unstarted_since(pod)) is not None
+        (now - since).total_seconds()
+        for pod in pods
+        for since in (unstarted_since(pod) or unseen_since(pod) or overdue_since(pod),)
+        if since is not None
     ]
     if not waits:
         return None
