@@ -288,7 +288,9 @@ REQUESTS = (
 
 def test_a_refusal_for_an_item_of_a_list_names_the_manager_of_the_item() -> None:
     def live(container: str) -> Manifest:
-        theirs = {f'k:{{"name":"{container}"}}': {"f:resources": {"f:requests": {"f:memory": {}}}}}
+        theirs: Manifest = {
+            f'k:{{"name":"{container}"}}': {"f:resources": {"f:requests": {"f:memory": {}}}}
+        }
         fields = {"f:spec": {"f:template": {"f:spec": {"f:containers": theirs}}}}
         containers = [{"name": "proxy"}, {"name": "server"}]
         return {
