@@ -153,7 +153,7 @@ def test_the_engine_keeps_the_limits_of_a_batch(plain: ModelServer) -> None:
     def watch() -> None:
         while not done.is_set():
             running = plain.metric("vllm:num_requests_running")
-            seen.append((running, plain.metric("vllm:num_requests_waiting{")))
+            seen.append((running, plain.metric("vllm:num_requests_waiting")))
 
     def ask(number: int) -> int:
         wanted = {"prompt": f"{number} " * 60, "max_tokens": 256, "ignore_eos": True}

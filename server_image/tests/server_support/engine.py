@@ -94,9 +94,12 @@ class ModelServer:
         return self.request("GET", path, port=self.management_port)
 
     def metric(self, sample: str) -> float:
-        """Return the sum of the samples in /metrics that begin with this text; 0 if none does."""
+        """Return the sum of the samples in /metrics with this name, or with this name and these
+        labels; 0 if there is none.
+        """
         page = self.probe("/metrics").body
-        values = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(sample)]
+        named = (f"{sample}{{", f"{sample} ")
+        values = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(named)]
         return sum(map(float, values))
 
     def counters(self) -> dict[str, Any]:
