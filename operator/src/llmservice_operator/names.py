@@ -81,6 +81,21 @@ TLS_PATH: Final = "/etc/llmservice/tls"
 SERVER_CONTAINER: Final = "server"
 SERVER_COMMAND: Final = "llmservice-server"
 
+RETRY_HEADER: Final = "x-llm-retry"
+OTHER_REPLICA: Final = "other-replica"
+"""Header, and its value, of a replica's response 503 to a request that another replica may
+serve."""
+
+HELD_HEADER: Final = "x-llm-router-held-ms"
+"""Header with the time in milliseconds for which a router held a request."""
+
+ATTEMPT_HEADER: Final = "x-llm-router-attempt"
+"""Header with the number of a router's attempt at a request, from 1. A router sets it only if it
+sends the request to another replica after a refusal of attempt 1."""
+
+IDENTITY_PATH: Final = "/identity"
+"""Path of the management port that answers Envoy's health check with NAMESPACE/SERVICE."""
+
 API_PORT_NAME: Final = "api"
 API_PORT: Final = 8000
 MANAGEMENT_PORT_NAME: Final = "management"

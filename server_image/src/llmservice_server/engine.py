@@ -36,7 +36,14 @@ from llmservice_server.generate import (
     create_generate_router,
 )
 from llmservice_server.lookups import create_lookup_router
-from llmservice_server.queue_place import Place, PromisedPlaces, current_place
+from llmservice_server.queue_place import (
+    Place,
+    PromisedPlaces,
+    Refusal,
+    current_place,
+    note_refusal,
+)
+from llmservice_server.routers import current_router_headers
 from llmservice_server.routes import served_first
 from llmservice_server.stream_chunks import write_chunks_directly
 from llmservice_server.stream_errors import begin_responses_with_the_engine, pass_errors_of_messages
@@ -219,6 +226,16 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
     promised, compiler = PromisedPlaces(), Compiler()
     max_sequences = max(MAX_INPUTS, max_choices)
 
+    def prepare(request: Any, llm: Any) -> None:
+        """Change a request before the engine gets it."""
+        request.cache_salt = salted(request.cache_salt)
+        if not _STEP_OF_BEAMS.search(request.request_id):
+            # vLLM measures TTFT from the arrival. A beam search sends a request for each of its
+            # tokens, and the router held none of these.
+            request.arrival_time -= current_router_headers.get().held_seconds
+        if getattr(request.sampling_params, "structured_outputs", None) is not None:
+            compiler.choose(llm.vllm_config, llm.renderer.tokenizer, request.sampling_params)
+
     class ObservedLLM(vllm.AsyncLLM):  # type: ignore[misc,name-defined]
         async def add_request(
             self, request_id: str, prompt: Any, params: Any, *arguments: Any, **more: Any
@@ -247,11 +264,20 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                 usage.arrive(len(tokens), sequences)
             return queue
 
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            processor = self.input_processor
+            assign = processor.assign_request_id
+
+            def prepare_and_assign(request: Any) -> None:
+                prepare(request, self)
+                assign(request)
+
+            # vLLM calls this function once for each request. For a request with several answers, it
+            # then makes a copy for each answer.
+            processor.assign_request_id = prepare_and_assign
+
         async def _add_request(self, request: Any, *arguments: Any, **more: Any) -> None:
-            request.cache_salt = salted(request.cache_salt)
-            if getattr(request.sampling_params, "structured_outputs", None) is not None:
-                tokenizer = self.renderer.tokenizer
-                compiler.choose(self.vllm_config, tokenizer, request.sampling_params)
             try:
                 await super()._add_request(request, *arguments, **more)
             except BaseException:
@@ -313,8 +339,11 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                 super().check_admission(places, request_id)
             except Exception:
                 # vLLM calls this method before it reads the prompt, and again when it adds the
-                # request. A refusal ends the request, so its sequences are counted only once.
-                usage.turn_away(wanted)
+                # request. A refusal ends the request, so its sequences are counted only once. If a
+                # router sends the request to another replica, only that replica counts them.
+                note_refusal(Refusal.QUEUE_FULL)
+                if not current_router_headers.get().will_retry:
+                    usage.turn_away(wanted)
                 raise
 
     return ObservedLLM

@@ -15,6 +15,7 @@ from typing import Any
 from llmservice_server.adapter_list import Adapter
 from llmservice_server.compat import Vllm
 from llmservice_server.errors import EngineUnavailable
+from llmservice_server.queue_place import Refusal, note_refusal
 
 _MARK = "@"
 """Separator between the name for clients and the number in an internal name. No name for clients
@@ -40,6 +41,7 @@ class _Served(dict[str, Any]):
     def __contains__(self, name: object) -> bool:
         # Other replicas may serve the name, so the client should try again.
         if isinstance(name, str) and name in self._missing:
+            note_refusal(Refusal.NO_ADAPTER)
             raise EngineUnavailable(
                 f"this replica does not have the adapter {name} ({self._missing[name]}); send the "
                 "request again"

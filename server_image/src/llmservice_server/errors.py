@@ -13,6 +13,11 @@ RETRY_AFTER_SECONDS = 5
 """Value of Retry-After in seconds. It is an estimate: an endpoint leaves a Service within a few
 seconds, and a full queue drains about as fast."""
 
+RETRY_HEADER = "x-llm-retry"
+OTHER_REPLICA = "other-replica"
+"""Value of `RETRY_HEADER` in a response with status 503. Another replica may serve the request, and
+no part of an answer was sent. Refusals that are the same on every replica have another status."""
+
 ENGINE_FAILED_MESSAGE = "the engine of this replica failed; send the request again"
 
 

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from starlette.datastructures import MutableHeaders
@@ -20,7 +20,9 @@ from llmservice_server.cache_salt import current_key
 from llmservice_server.cors import Origins
 from llmservice_server.errors import (
     ENGINE_FAILED_MESSAGE,
+    OTHER_REPLICA,
     RETRY_AFTER_SECONDS,
+    RETRY_HEADER,
     error_response,
     unexpected_error,
 )
@@ -31,6 +33,13 @@ from llmservice_server.logs import DETAILS
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.queue_place import Place, current_place
 from llmservice_server.request_ids import identify
+from llmservice_server.routers import (
+    NO_ROUTER,
+    Readers,
+    RouterHeaders,
+    current_router_headers,
+    read_router_headers,
+)
 from llmservice_server.routes import Route, find_route, without_slashes
 from llmservice_server.settings import ServerSettings
 
@@ -126,6 +135,8 @@ class Admission:
     """Accepted API keys; None accepts requests without a key."""
     turn_away: Callable[[int], None] = lambda sequences: None
     """Callback that counts sequences as demand when they are refused because there is no room."""
+    readers: Readers = field(default_factory=Readers)
+    """Addresses whose headers of a router are believed."""
 
 
 class Gate:
@@ -139,6 +150,7 @@ class Gate:
         self._settings = admission.settings
         self._keys = admission.keys
         self._turn_away = admission.turn_away
+        self._readers = admission.readers
         self._metrics.in_flight.set_function(lambda: admission.in_flight.count)
         self._body_room = BodyRoom(_LONG_BODIES * admission.settings.max_body_bytes)
 
@@ -150,6 +162,7 @@ class Gate:
         origins: Origins | None = scope["app"].state.origins
         permission = None if origins is None else origins.permission(scope)
         is_own = OWN_REQUEST in scope
+        router = NO_ROUTER if is_own else read_router_headers(scope, self._readers, self._metrics)
         exchange = Exchange(
             receive,
             send if origins is None or permission else origins.shown_to(scope, send),
@@ -170,14 +183,16 @@ class Gate:
                 await own_answer(scope, exchange.receive, exchange.send)
             else:
                 held = nullcontext() if is_own else self._in_flight.holding(exchange)
-                with held, _place_of(exchange, route), self._cache_of(scope):
-                    await self._answer(exchange, scope)
+                place = _place_of(exchange, route)
+                with held, place as entered, self._cache_of(scope), _with_router_headers(router):
+                    await self._answer(exchange, scope, entered)
         finally:
             exchange.close()
             if not is_own:
-                self._count(exchange, route, scope["method"], time.perf_counter() - started_at)
+                seconds = time.perf_counter() - started_at
+                self._count(exchange, route, scope["method"], seconds, router)
 
-    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
+    async def _answer(self, exchange: Exchange, scope: Scope, place: Place) -> None:
         try:
             application: ASGIApp = scope["app"].state.engine_app or self._app
             await application(scope, exchange.receive, exchange.send)
@@ -193,14 +208,8 @@ class Gate:
                 elif not exchange.is_finished:
                     raise
         await exchange.finish()
-        if (
-            exchange.status == 503
-            and exchange.cut is None
-            and not self._lifecycle.engine_has_died()
-        ):
-            # A live engine answers 503 when its queue is full. This metric also counts requests
-            # for an adapter that this replica lacks.
-            self._metrics.rejected.labels("queue_full").inc()
+        if exchange.status == 503 and exchange.cut is None and place.refusal is not None:
+            self._metrics.rejected.labels(place.refusal).inc()
 
     def _own_answer(self, route: Route | None, scope: Scope) -> Response | None:
         """Return the gate's own response to a request that is not admitted; None admits it.
@@ -288,8 +297,16 @@ class Gate:
             headers["connection"] = "close"
         if start["status"] == 503:
             headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
+            headers[RETRY_HEADER] = OTHER_REPLICA
 
-    def _count(self, exchange: Exchange, route: Route | None, method: str, seconds: float) -> None:
+    def _count(
+        self,
+        exchange: Exchange,
+        route: Route | None,
+        method: str,
+        seconds: float,
+        router: RouterHeaders,
+    ) -> None:
         """Count and log an exchange that has ended; the log contains no prompt and no answer."""
         # All unknown paths share one label, so that a scanner cannot grow the metric.
         label = "unknown" if route is None else route.path
@@ -299,7 +316,7 @@ class Gate:
             self._metrics.aborted.labels(label).inc()
         elif exchange.cut is not None:
             self._metrics.rejected.labels(exchange.cut.reason).inc()
-            if exchange.cut is NO_ROOM:
+            if exchange.cut is NO_ROOM and not router.will_retry:
                 # The body was not read, so the number of its sequences is unknown. Count one
                 # sequence.
                 self._turn_away(1)
@@ -310,13 +327,23 @@ class Gate:
 
 
 @contextmanager
-def _place_of(exchange: Exchange, route: Route | None) -> Iterator[None]:
+def _with_router_headers(router: RouterHeaders) -> Iterator[None]:
+    """Make these the router headers of the current request while the context is open."""
+    token = current_router_headers.set(router)
+    try:
+        yield
+    finally:
+        current_router_headers.reset(token)
+
+
+@contextmanager
+def _place_of(exchange: Exchange, route: Route | None) -> Iterator[Place]:
     """Give the request a place in the engine's queue while the context is open."""
     asks_for_all = route is not None and route.asks_for_all
     place = Place(lambda: exchange.shape.inputs, asks_for_all=asks_for_all)
     token = current_place.set(place)
     try:
-        yield
+        yield place
     finally:
         current_place.reset(token)
         place.leave()

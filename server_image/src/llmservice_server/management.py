@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
@@ -11,6 +11,11 @@ from llmservice_server.engine_usage import EngineUsage
 from llmservice_server.errors import error_response
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management_thread import run_in
+from llmservice_server.routers import Readers
+
+_NAME_HEADER = "x-envoy-upstream-healthchecked-cluster"
+"""Header in which Envoy expects the name of a service in the response to a health check. If another
+pod has taken over the address of a replica, the name differs, and Envoy sends it no requests."""
 
 _USAGE_SECONDS = 1.5
 """Maximum time in seconds to read the counters; the metrics server waits half a second longer."""
@@ -21,13 +26,15 @@ def create_management_app(
     registry: CollectorRegistry,
     usage: EngineUsage,
     api_loop: asyncio.AbstractEventLoop,
+    readers: Readers | None = None,
     identity: dict[str, str] | None = None,
 ) -> FastAPI:
     """Return the application. The body of every probe contains the phase and its age.
 
-    `api_loop` is the event loop that updates the counters of `usage`. `identity` names the replica;
-    None outside Kubernetes.
+    `api_loop` is the event loop that updates the counters of `usage`. `readers` records the
+    addresses that read /autoscale. `identity` names the replica; None outside Kubernetes.
     """
+    known = Readers() if readers is None else readers
     of_replica = {} if identity is None else {"replica": identity}
     app = FastAPI(title="Management", openapi_url=None)
 
@@ -46,6 +53,13 @@ def create_management_app(
     async def readyz() -> Response:
         return probe(lifecycle.is_ready)
 
+    @app.get("/identity")
+    async def name_service() -> Response:
+        response = probe(lifecycle.is_ready)
+        if identity is not None:
+            response.headers[_NAME_HEADER] = f"{identity['namespace']}/{identity['service']}"
+        return response
+
     @app.get("/metrics")
     def metrics() -> Response:
         # This function is not async, so FastAPI runs it in a thread. Rendering about a hundred
@@ -53,7 +67,9 @@ def create_management_app(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/autoscale")
-    async def autoscale() -> Response:
+    async def autoscale(request: Request) -> Response:
+        if request.client is not None:
+            known.note(request.client.host)
         # A slow driver must not block the event loop. The event loop that updates the counters also
         # reads them, so all values are from the same moment.
         gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}

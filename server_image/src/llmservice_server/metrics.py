@@ -41,6 +41,12 @@ class ServerMetrics:
             ["reason"],
             registry=registry,
         )
+        self.router_headers_ignored = Counter(
+            "llm_router_headers_ignored",
+            "Requests whose headers of a router were ignored, by reason",
+            ["reason"],
+            registry=registry,
+        )
         registry.register(_LifecycleCollector(lifecycle))
 
 

@@ -6,6 +6,14 @@ the queue has room for would be computed in part and then refused, at every atte
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from enum import StrEnum
+
+
+class Refusal(StrEnum):
+    """Reason for which this replica's engine refuses a request, as named in metrics."""
+
+    QUEUE_FULL = "queue_full"
+    NO_ADAPTER = "no_adapter"
 
 
 class PromisedPlaces:
@@ -30,6 +38,8 @@ class Place:
         self._rest = 0
         self._wanted = 0
         self._arrived = 0
+        self.refusal: Refusal | None = None
+        """Reason for which the engine refused the request; None if it did not."""
 
     @property
     def is_admitted(self) -> bool:
@@ -71,3 +81,9 @@ class Place:
 
 current_place: ContextVar[Place | None] = ContextVar("current_place", default=None)
 """The places of the current HTTP request; None outside a request, such as in the warm-up."""
+
+
+def note_refusal(refusal: Refusal) -> None:
+    """Record why the engine refuses the current HTTP request, if there is one."""
+    if (place := current_place.get()) is not None:
+        place.refusal = refusal

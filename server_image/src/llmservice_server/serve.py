@@ -47,6 +47,7 @@ from llmservice_server.management import create_management_app
 from llmservice_server.management_thread import ManagementThread, beat
 from llmservice_server.memory import find_trim, give_back_when_idle
 from llmservice_server.metrics import ServerMetrics
+from llmservice_server.routers import Readers
 from llmservice_server.settings import ServerSettings
 from llmservice_server.smoke_test import find_failure, question_for
 from llmservice_server.trust import trust_bundle
@@ -69,6 +70,7 @@ class Server:
         self._lifecycle = Lifecycle()
         self._in_flight = InFlight()
         self._usage = EngineUsage(_objectives(settings))
+        self._readers = Readers()
         self._adapters: Adapters | None = None
         self._engine_error_file = Path(
             tempfile.gettempdir(), f"llmservice-engine-error.{os.getpid()}"
@@ -97,6 +99,7 @@ class Server:
             REGISTRY,
             self._usage,
             asyncio.get_running_loop(),
+            self._readers,
             self._settings.identity,
         )
         management_socket = bind(self._settings.management_port)
@@ -125,6 +128,7 @@ class Server:
             self._settings,
             keys,
             self._usage.turn_away,
+            self._readers,
         )
 
     async def _load_and_serve(self, app: FastAPI, api: Listener, terminated: asyncio.Event) -> int:

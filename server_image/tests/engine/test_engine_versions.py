@@ -23,6 +23,7 @@ from server_support.preloaded import Preloaded
 STEP_TOKENS = 64
 CONTEXT = 512
 MESSAGES = [{"role": "user", "content": "Hello"}]
+TTFT_SUM = "vllm:time_to_first_token_seconds_sum"
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,18 @@ def test_every_step_is_counted_and_none_is_logged(server: ModelServer) -> None:
     # The first step followed an idle time, so it is left out.
     assert (steps, prefill, sequences) == (4, tokens - STEP_TOKENS, 2)
     assert "context tokens" not in server.log.read_text()
+
+
+@pytest.mark.patches("processor.assign_request_id")
+def test_ttft_begins_when_a_router_has_received_the_request(server: ModelServer) -> None:
+    slow, before = server.counters()["ttftMilliseconds"][-1], server.metric(TTFT_SUM)
+    headers = {**server.headers, "x-llm-router-held-ms": "500000"}
+    wanted = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 2}
+    for answers in (1, 2):
+        body = {**wanted, "n": answers}
+        assert server.request("POST", "/v1/completions", body, headers=headers).status == 200
+    assert server.counters()["ttftMilliseconds"][-1] == slow + 3
+    assert 3 * 500 <= server.metric(TTFT_SUM) - before < 3 * 500 + 60
 
 
 @pytest.mark.patches("AsyncLLM.check_admission", "AsyncLLM.add_request")

@@ -19,6 +19,7 @@ from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
 from llmservice_server.metrics import ServerMetrics
+from llmservice_server.routers import Readers
 from llmservice_server.settings import ServerSettings
 
 
@@ -154,6 +155,7 @@ class Stack:
     registry: CollectorRegistry
     turned_away: list[int]
     """Number of sequences of each refused request that counts as demand."""
+    readers: Readers
 
 
 def make_stack(
@@ -163,6 +165,7 @@ def make_stack(
 ) -> Stack:
     """Return the API application in the given phase, without an engine."""
     lifecycle, in_flight, registry = Lifecycle(), InFlight(), CollectorRegistry()
+    readers = Readers()
     turned_away: list[int] = []
     app = create_app(
         Admission(
@@ -172,10 +175,11 @@ def make_stack(
             settings or ServerSettings(),
             keys,
             turned_away.append,
+            readers,
         )
     )
     lifecycle.enter(phase)
-    return Stack(app, lifecycle, in_flight, registry, turned_away)
+    return Stack(app, lifecycle, in_flight, registry, turned_away, readers)
 
 
 def make_management(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> FastAPI:

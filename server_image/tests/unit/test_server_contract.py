@@ -21,7 +21,7 @@ from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.termination_message import TerminationMessage
 from llmservice_operator.desired.environment import REQUEST_TIMEOUT_SECONDS
 from llmservice_operator.engine_metrics import UsageReport
-from llmservice_server import failures
+from llmservice_server import errors, failures, routers
 from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
@@ -150,6 +150,28 @@ async def test_the_probes_are_where_the_operator_points_them(path: str) -> None:
     assert answer.status == 200
 
 
+async def test_a_router_knows_the_headers_of_the_server() -> None:
+    assert (names.RETRY_HEADER, names.OTHER_REPLICA) == (errors.RETRY_HEADER, errors.OTHER_REPLICA)
+    assert names.HELD_HEADER.encode() == routers.HELD_HEADER
+    assert names.ATTEMPT_HEADER.encode() == routers.ATTEMPT_HEADER
+
+
+@pytest.mark.parametrize(("phase", "status"), [(Phase.READY, 200), (Phase.DRAINING, 503)])
+async def test_a_replica_names_its_service_to_the_health_check_of_a_router(
+    phase: Phase, status: int
+) -> None:
+    lifecycle, usage = Lifecycle(), EngineUsage(Objectives())
+    lifecycle.enter(phase)
+    loop = asyncio.get_running_loop()
+    app = create_management_app(lifecycle, CollectorRegistry(), usage, loop, identity=IDENTITY)
+    answer = await Client(app).get(names.IDENTITY_PATH)
+    assert answer.status == status
+    assert answer.headers["x-envoy-upstream-healthchecked-cluster"] == "models/chat"
+
+    answer = await Client(make_management(lifecycle)).get(names.IDENTITY_PATH)
+    assert "x-envoy-upstream-healthchecked-cluster" not in answer.headers
+
+
 async def test_the_metrics_server_reads_every_field_that_the_server_reports() -> None:
     usage = EngineUsage(Objectives(ttft=0.5, itl=0.05), now=lambda: 1000.0)
     usage.limits = EngineLimits(16, 2048, 1000, engines=2)
@@ -164,7 +186,7 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
     loop = asyncio.get_running_loop()
-    app = create_management_app(lifecycle, CollectorRegistry(), usage, loop, IDENTITY)
+    app = create_management_app(lifecycle, CollectorRegistry(), usage, loop, identity=IDENTITY)
 
     body = json.loads((await Client(app).get("/autoscale")).body)
 

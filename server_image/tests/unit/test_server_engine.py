@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from llmservice_server.cache_salt import current_key
 from llmservice_server.engine import observed_llm, report_aborts
 from llmservice_server.engine_usage import EngineUsage, Objectives
 from llmservice_server.errors import ENGINE_FAILED_MESSAGE
 from llmservice_server.queue_place import Place, current_place
+from llmservice_server.routers import RouterHeaders, current_router_headers
 
 TOKENS = [1, 2, 3]
 
@@ -30,6 +32,9 @@ class ScriptedLLM:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.requests: list[SimpleNamespace] = []
+        """Requests as the engine gets them."""
+        self.input_processor = SimpleNamespace(assign_request_id=self.requests.append)
 
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
         self.asked.append(n)
@@ -39,6 +44,9 @@ class ScriptedLLM:
     async def add_request(self, request_id: str, prompt: Any, params: Any) -> str:
         if not params.is_valid:
             raise Invalid("logprobs is over the maximum")
+        made = SimpleNamespace(request_id=request_id, cache_salt=None, arrival_time=100.0)
+        made.sampling_params = params
+        self.input_processor.assign_request_id(made)
         self.check_admission(params.n, request_id)
         self.unfinished += params.n
         return request_id
@@ -86,6 +94,44 @@ async def test_what_a_full_queue_refuses_after_the_prompt_is_read_arrives_once()
     with pytest.raises(QueueFull):
         await engine.add(n=2)
     assert engine.counted() == (3, 9)
+
+
+@pytest.mark.parametrize(("will_retry", "arrivals"), [(False, 3), (True, 1)])
+async def test_a_refused_request_that_a_router_sends_elsewhere_arrives_elsewhere(
+    will_retry: bool, arrivals: int
+) -> None:
+    current_router_headers.set(RouterHeaders(will_retry=will_retry))
+    engine = Engine()
+    await engine.add()
+    engine.llm.is_full = True
+    with pytest.raises(QueueFull):
+        engine.llm.check_admission(2)
+    assert engine.counted()[0] == arrivals
+    engine.llm.is_full = False
+    await engine.add()
+    assert engine.counted()[0] == arrivals + 1
+
+
+@pytest.mark.parametrize(("request_id", "arrival"), [("cmpl-1-0", 97.5), ("cmpl-1-beam-0", 100.0)])
+async def test_a_request_arrives_when_the_router_has_received_it(
+    request_id: str, arrival: float
+) -> None:
+    current_router_headers.set(RouterHeaders(held_seconds=2.5))
+    engine = Engine()
+    await engine.add(n=2, request_id=request_id)
+    (request,) = engine.llm.requests
+    assert request.arrival_time == arrival
+
+
+async def test_a_request_has_the_salt_of_its_key_however_many_answers_it_wants() -> None:
+    engine = Engine()
+    for key in (None, b"anna", b"bob"):
+        current_key.set(key)
+        await engine.add(n=2)
+    shared, anna, bob = (each.cache_salt for each in engine.llm.requests)
+    assert shared is None
+    assert None not in (anna, bob)
+    assert anna != bob
 
 
 async def test_a_request_that_no_engine_would_take_is_no_demand_and_waits_for_no_step() -> None:

@@ -6,12 +6,13 @@ import re
 import pytest
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, model_validator
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from llmservice_server.app import attach_engine_app
 from llmservice_server.errors import answer_unexpected
 from llmservice_server.lifecycle import Phase
 from llmservice_server.logs import JsonFormatter
+from llmservice_server.queue_place import Refusal, note_refusal
 from llmservice_server.settings import ServerSettings
 from llmservice_server.streaming import event
 from server_support.in_process import Client, make_stack
@@ -115,8 +116,25 @@ async def test_a_503_of_the_engine_gets_a_retry_after() -> None:
     stack = make_stack()
     attach_engine_app(stack.app, engine_app(status=503))
     assert "retry-after" in (await Client(stack.app).get("/v1/models")).headers
-    full = {"reason": "queue_full"}
-    assert stack.registry.get_sample_value("llm_requests_rejected_total", full) == 1
+
+
+@pytest.mark.parametrize("refusal", [*Refusal, None])
+async def test_a_refusal_of_the_engine_is_counted_by_its_reason(refusal: Refusal | None) -> None:
+    stack, inner = make_stack(), FastAPI()
+
+    @inner.get("/v1/models")
+    async def refuse() -> Response:
+        if refusal is not None:
+            note_refusal(refusal)
+        return Response(status_code=503)
+
+    attach_engine_app(stack.app, inner)
+    await Client(stack.app).get("/v1/models")
+    counted = {
+        each: stack.registry.get_sample_value("llm_requests_rejected_total", {"reason": each})
+        for each in Refusal
+    }
+    assert counted == {each: 1 if each is refusal else None for each in Refusal}
 
 
 async def test_counts_requests_by_route_and_status() -> None:
