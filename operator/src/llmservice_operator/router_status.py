@@ -13,7 +13,6 @@ from llmservice_operator.api.status import RouterPhase
 from llmservice_operator.desired.router import (
     NO_ROUTER,
     RouterDecision,
-    desired_router_pods,
     ready_router_pods,
 )
 from llmservice_operator.workload.pod_problems import quoted
@@ -32,8 +31,8 @@ def build_router_condition(service: LLMService, view: RouterView) -> ConditionUp
     """Return the condition RouterReady; None while the service has no router."""
     if not view.decision.exists:
         return None
-    reason = _reason(service, view)
-    pods = f"{ready_router_pods(view.live)} of {desired_router_pods(service)} router pods are ready"
+    reason = _reason(view)
+    pods = f"{ready_router_pods(view.live)} of {view.decision.pods} router pods are ready"
     refused = "" if view.live is None else _refusal(view.live)
     message = f"{pods}. {reason.meaning}{refused} {reason.hint}"
     if reason is Reason.ROUTER_SERVING:
@@ -42,8 +41,8 @@ def build_router_condition(service: LLMService, view: RouterView) -> ConditionUp
     return ConditionUpdate(ConditionType.ROUTER_READY, "False", reason, said)
 
 
-def _reason(service: LLMService, view: RouterView) -> Reason:
-    desired, ready = desired_router_pods(service), ready_router_pods(view.live)
+def _reason(view: RouterView) -> Reason:
+    desired, ready = view.decision.pods, ready_router_pods(view.live)
     status = view.decision.status
     if status is not None and status.phase is RouterPhase.STOPPING:
         return Reason.ROUTER_STOPPING

@@ -38,12 +38,15 @@ class Routed:
     def __init__(self, api: Api, namespace: str, name: str, **spec: Any) -> None:
         self._api, self._namespace, self._name = api, namespace, name
         self.uids: set[str] = set()
-        serving = {"requestTimeoutSeconds": REQUEST_SECONDS}
-        api.create(LLMSERVICES, make_service(name, namespace, replicas=2, serving=serving, **spec))
+        short = {
+            "serving": {"requestTimeoutSeconds": REQUEST_SECONDS},
+            "termination": {"preStopSeconds": 0, "drainTimeoutSeconds": 0},
+        }
+        api.create(LLMSERVICES, make_service(name, namespace, replicas=2, **short, **spec))
         eventually(lambda: api.get(SERVICES, namespace, name))
 
     def route(self, *, enabled: bool) -> None:
-        change = {"spec": {"router": {"enabled": enabled}}}
+        change = {"spec": {"router": {"enabled": enabled, "holdTimeoutSeconds": 0}}}
         self._api.patch(LLMSERVICES, self._namespace, self._name, change)
 
     @property
@@ -60,6 +63,12 @@ class Routed:
         policy = self._api.get(NETWORK_POLICIES, self._namespace, self._name)
         (client, *others) = policy["spec"]["ingress"][0]["from"]
         return not others and names.ROUTER_LABEL in client["podSelector"].get("matchLabels", {})
+
+    @property
+    def pods(self) -> int:
+        """The number of router pods that should run."""
+        live = self._api.get(DEPLOYMENTS, self._namespace, f"{self._name}-router")
+        return int(live["spec"]["replicas"])
 
     @property
     def objects(self) -> int:
@@ -98,20 +107,23 @@ def test_clients_are_switched_to_a_router_when_it_is_ready_and_back_before_it_en
         holds_for(2, lambda: service.clients_reach == names.ROUTER_LABEL)
 
     service.route(enabled=False)
-    seen: list[tuple[bool, str, bool]] = []
+    seen: list[tuple[bool, str, int]] = []
 
     def ended() -> bool:
-        has_router = service.objects > 0
-        seen.append((service.is_narrow, service.clients_reach, has_router))
-        return not has_router
+        pods = service.pods
+        seen.append((service.is_narrow, service.clients_reach, pods))
+        return not pods
 
     eventually(ended, every=0.2)
     # Clients never reach replicas that refuse them, or a router that is gone.
     assert list(dict.fromkeys(seen))[-3:] == [
-        (False, names.ROUTER_LABEL, True),
-        (False, names.SERVICE_LABEL, True),
-        (False, names.SERVICE_LABEL, False),
+        (False, names.ROUTER_LABEL, 2),
+        (False, names.SERVICE_LABEL, 2),
+        (False, names.SERVICE_LABEL, 0),
     ]
+    # The pods keep their policy and their addresses while they complete their requests.
+    assert service.objects == len(OF_A_ROUTER)
+    eventually(lambda: service.objects == 0)
     assert len(service.uids) == 1, "the Service object keeps its address"
     api.get(DEPLOYMENTS, namespace, name)
     until_settled(own_operator)

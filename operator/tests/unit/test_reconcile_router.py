@@ -159,8 +159,11 @@ async def test_clients_are_switched_to_the_router_and_back_in_an_order_that_clos
     assert (told["status"], told["reason"]) == ("False", "RouterStopping")
     await world.after(10)
     assert world.clients_reach == REPLICAS
+    assert world.get(DEPLOYMENTS, "llama-router")["replicas"] == 2
+    await world.after(10)
+    assert world.get(DEPLOYMENTS, "llama-router")["replicas"] == 0
     assert {*world.cluster.objects} >= OF_A_ROUTER
-    await world.after(600)
+    await world.after(920)
     assert not OF_A_ROUTER & {*world.cluster.objects}
     assert "router" not in world.status
     assert "RouterReady" not in {each["type"] for each in world.status["conditions"]}

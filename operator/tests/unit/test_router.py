@@ -10,6 +10,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.router import (
     NO_ROUTER,
     POLICY_SECONDS,
+    SELECTOR_SECONDS,
     RouterDecision,
     decide_router,
     is_router_wanted,
@@ -117,25 +118,39 @@ def test_a_router_that_no_client_has_reached_is_removed_at_once() -> None:
     assert decide(OFF, recorded("Serving"), None) == NO_ROUTER
 
 
-def test_a_router_that_is_switched_off_stays_until_older_connections_have_ended() -> None:
-    seen = []
-    status = recorded("Serving", 3600)
-    now = NOW
+def switched_off(live: Manifest) -> list[tuple[float, bool, int, bool]]:
+    """Return the times at which a router that is switched off changes, and its state then."""
+    seen, now, status = [], NOW, recorded("Serving", 3600)
     for _ in range(10):
-        found = decide(OFF, status, READY, now=now)
-        seen.append((found.exists, found.takes_requests, found.is_only_client))
+        found = decide({**OFF, "suspend": False}, status, live, now=now)
+        assert not found.is_only_client
+        age = (now - NOW).total_seconds()
+        seen.append((age, found.takes_requests, found.pods, found.exists))
         if found.status is None or found.requeue_after_seconds is None:
             break
         status = {"router": found.status.model_dump(mode="json", by_alias=True)}
         now += timedelta(seconds=found.requeue_after_seconds)
-    # The policy of the replicas is opened first, then clients move, then the router ends.
-    assert seen == [(True, True, False), (True, False, False), (False, False, False)]
-    assert now - NOW == timedelta(seconds=600 + POLICY_SECONDS)
+    return seen
+
+
+def test_a_router_that_is_switched_off_ends_in_an_order_that_loses_no_request() -> None:
+    # The replicas are opened first. Then clients move, and the pods end when no new ones arrive.
+    # They keep their addresses and their NetworkPolicy until they have completed their requests:
+    # 300 seconds in the router, 600 on a replica, and 5 + 15 to leave.
+    moved, ended = POLICY_SECONDS, POLICY_SECONDS + SELECTOR_SECONDS
+    assert switched_off(READY) == [
+        (0, True, 2, True),
+        (moved, False, 2, True),
+        (ended, False, 0, True),
+        (ended + 920, False, 0, False),
+    ]
 
 
 def test_clients_leave_a_router_without_ready_pods_at_once() -> None:
-    found = decide(OFF, recorded("Serving", 3600), NONE_READY)
-    assert (found.exists, found.takes_requests) == (True, False)
+    assert switched_off(NONE_READY)[:2] == [
+        (0, False, 2, True),
+        (SELECTOR_SECONDS, False, 0, True),
+    ]
 
 
 def test_a_lost_record_starts_the_phase_again() -> None:

@@ -18,8 +18,8 @@ from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_service
 
 ROUTED: dict[str, Any] = {"router": {"enabled": True}}
-SERVING = RouterDecision(exists=True, takes_requests=True, is_only_client=True)
-STARTING = RouterDecision(exists=True)
+SERVING = RouterDecision(exists=True, pods=2, takes_requests=True, is_only_client=True)
+STARTING = RouterDecision(exists=True, pods=2)
 KEYS = {"auth": {"apiKeysSecretRef": {"name": "keys"}}}
 TLS = {"service": {"port": 443, "tls": {"secretName": "certificate"}}}
 
@@ -169,7 +169,7 @@ def test_the_process_gets_the_settings_of_the_spec() -> None:
     assert found.ttft_limit_seconds == 1.5
     assert found.step_prior.prefill > 0
     assert (found.drain_seconds, found.drain_timeout_seconds) == (7, 150)
-    assert pod["terminationGracePeriodSeconds"] > 7 + 150
+    assert pod["terminationGracePeriodSeconds"] == 7 + 150 + 15
     mounts = {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
     folders = {found.api_keys_directory, found.tls_directory, found.run_directory}
     assert {str(each) for each in folders} <= mounts
@@ -281,9 +281,11 @@ def test_the_image_is_that_of_the_spec_or_else_of_the_chart() -> None:
     assert pod_of(own, settings)["containers"][0]["image"] == "mine:1"
 
 
-def test_a_suspended_service_has_no_router_pods() -> None:
-    found = objects(a_service({**ROUTED, "suspend": True}), SERVING)
-    assert found["Deployment", "qwen-router"]["spec"]["replicas"] == 0
+def test_the_router_has_the_pods_of_the_spec_and_none_while_the_service_is_suspended() -> None:
+    three = {"router": {"enabled": True, "replicas": 3}}
+    for spec, pods in ((three, 3), ({**three, "suspend": True}, 0)):
+        found = objects(a_service(spec))
+        assert found["Deployment", "qwen-router"]["spec"]["replicas"] == pods
 
 
 def test_a_long_name_of_a_service_gives_valid_and_different_names() -> None:

@@ -11,11 +11,8 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.router import Router
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.desired.applied import applied_field
-from llmservice_operator.desired.environment import MEBIBYTE, request_timeout_seconds
-from llmservice_operator.desired.router import (
-    UNLIMITED_REQUEST_SECONDS,
-    desired_router_pods,
-)
+from llmservice_operator.desired.environment import MEBIBYTE
+from llmservice_operator.desired.router import router_drain_seconds, router_grace_seconds
 from llmservice_operator.desired.step_prior import prior_of
 from llmservice_operator.desired.volumes import OWNER_AND_GROUP_READ, keys_source
 from llmservice_operator.kinds import DEPLOYMENTS
@@ -24,7 +21,6 @@ from llmservice_operator.workload.deployment import REVISION_HISTORY_LIMIT, REVI
 from llmservice_operator.workload.pod_template import (
     FAILED_PROBE_GRACE_SECONDS,
     RESTRICTED_CONTAINER,
-    TERMINATION_MARGIN_SECONDS,
     build_port,
     build_probe,
     build_readiness_probe,
@@ -37,8 +33,6 @@ RUN_SIZE_LIMIT: Final = "32Mi"
 """Maximum size of the files that a router pod writes: configuration, sockets and addresses."""
 TMP_SIZE_LIMIT: Final = "64Mi"
 PROGRESS_DEADLINE_SECONDS: Final = 600
-LONGEST_DRAIN_SECONDS: Final = 86_400
-"""Longest time in seconds for which a router pod completes requests before it ends."""
 
 
 def _body(context: Context) -> Manifest | None:
@@ -47,7 +41,7 @@ def _body(context: Context) -> Manifest | None:
     service = context.service
     return {
         "spec": {
-            "replicas": desired_router_pods(service),
+            "replicas": context.router.pods,
             "selector": {"matchLabels": names.router_selector(service)},
             # A new pod is ready before an old one ends, so that no request is refused.
             "strategy": {
@@ -80,9 +74,7 @@ def _pod_spec(context: Context) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": build_restricted_context(context.settings),
-        "terminationGracePeriodSeconds": settings.drain_seconds
-        + settings.drain_timeout_seconds
-        + TERMINATION_MARGIN_SECONDS,
+        "terminationGracePeriodSeconds": router_grace_seconds(service),
         "containers": [_container(context, settings)],
         "volumes": _volumes(context),
         # A spread keeps the pods apart, as an anti-affinity does. It also counts each revision
@@ -111,7 +103,6 @@ def router_settings(context: Context) -> RouterSettings:
     service, router = context.service, context.service.spec.router_settings
     prior = prior_of(service.spec)
     limit = service.spec.objectives.ttft_milliseconds
-    longest = request_timeout_seconds(service.spec) or UNLIMITED_REQUEST_SECONDS
     mebibytes = service.spec.serving.max_body_mebibytes
     settings = RouterSettings(
         namespace=service.namespace,
@@ -132,8 +123,7 @@ def router_settings(context: Context) -> RouterSettings:
         policy=router.policy,
         ttft_limit_seconds=None if limit is None else limit / 1000,
         drain_seconds=service.spec.termination.pre_stop_seconds,
-        # A request may be held first, and then take as long as every other one.
-        drain_timeout_seconds=min(router.hold_timeout_seconds + longest, LONGEST_DRAIN_SECONDS),
+        drain_timeout_seconds=router_drain_seconds(service),
     )
     if mebibytes is None:
         return settings

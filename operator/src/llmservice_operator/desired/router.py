@@ -21,6 +21,13 @@ from llmservice_operator.settings import OperatorSettings
 POLICY_SECONDS: Final = 10.0
 """Time in seconds until every node is assumed to enforce a changed NetworkPolicy. It is an
 estimate."""
+SELECTOR_SECONDS: Final = 10.0
+"""Time in seconds until every node is assumed to use a changed selector of a Service object. It is
+an estimate."""
+EXIT_SECONDS: Final = 15
+"""Time in seconds that the processes of a router pod have to exit after their last request."""
+LONGEST_DRAIN_SECONDS: Final = 86_400
+"""Longest time in seconds for which a router pod completes requests before it ends."""
 UNLIMITED_REQUEST_SECONDS: Final = 3600
 """Assumed duration in seconds of the longest request of a service without a limit."""
 
@@ -31,6 +38,8 @@ class RouterDecision:
 
     exists: bool = False
     """Whether the service has the objects of a router."""
+    pods: int = 0
+    """Number of router pods that should run."""
     takes_requests: bool = False
     """Whether the Service object selects the router pods instead of the replicas."""
     is_only_client: bool = False
@@ -44,8 +53,9 @@ class RouterDecision:
     @classmethod
     def settled(cls, service: LLMService, settings: OperatorSettings) -> RouterDecision:
         """Return the state that a new service reaches."""
-        wanted = is_router_wanted(service, settings)
-        return cls(exists=wanted, takes_requests=wanted, is_only_client=wanted)
+        if not is_router_wanted(service, settings):
+            return cls()
+        return cls(exists=True, pods=_pods(service), takes_requests=True, is_only_client=True)
 
 
 NO_ROUTER: Final = RouterDecision()
@@ -90,16 +100,16 @@ def _run(
     may_serve = _are_all_ready(live) or service.spec.service.tls is not None
     if phase is RouterPhase.STARTING and may_serve:
         phase, since = RouterPhase.SERVING, now
+    pods = _pods(service)
     status = RouterStatus(
-        phase=phase,
-        since=timestamp(since),
-        ready=f"{ready_router_pods(live)}/{desired_router_pods(service)}",
+        phase=phase, since=timestamp(since), ready=f"{ready_router_pods(live)}/{pods}"
     )
     if phase is RouterPhase.STARTING:
-        return RouterDecision(exists=True, status=status)
-    left = older_connection_seconds(service) - (now - since).total_seconds()
+        return RouterDecision(exists=True, pods=pods, status=status)
+    left = _longest_request_seconds(service) - (now - since).total_seconds()
     return RouterDecision(
         exists=True,
+        pods=pods,
         takes_requests=True,
         is_only_client=left <= 0,
         status=status,
@@ -114,26 +124,47 @@ def _stop(
     if recorded is not None and recorded.phase is RouterPhase.STOPPING:
         since = datetime.fromisoformat(recorded.since)
     age = (now - since).total_seconds()
-    left = older_connection_seconds(service) + POLICY_SECONDS - age
-    if left <= 0:
-        return NO_ROUTER
     # Until every node lets all clients reach the replicas, a router with ready pods takes them.
-    until_open = POLICY_SECONDS - age if ready_router_pods(live) else 0.0
+    until_moved = POLICY_SECONDS if ready_router_pods(live) else 0.0
+    # Until every node knows the new selector, the router pods get new connections.
+    until_ended = until_moved + SELECTOR_SECONDS
+    # While the pods complete their requests, they need their NetworkPolicy and their addresses.
+    until_removed = until_ended + router_grace_seconds(service)
+    if age >= until_removed:
+        return NO_ROUTER
     return RouterDecision(
         exists=True,
-        takes_requests=until_open > 0,
+        pods=_pods(service) if age < until_ended else 0,
+        takes_requests=age < until_moved,
         status=RouterStatus(phase=RouterPhase.STOPPING, since=timestamp(since)),
-        requeue_after_seconds=until_open if until_open > 0 else left,
+        requeue_after_seconds=min(
+            each - age for each in (until_moved, until_ended, until_removed) if each > age
+        ),
     )
 
 
-def older_connection_seconds(service: LLMService) -> int:
-    """Return the seconds after which the requests that were open at a switch have ended."""
+def router_drain_seconds(service: LLMService) -> int:
+    """Return the seconds that a router pod has to complete its requests before it ends.
+
+    A request may wait in the router first, and then take as long as every other one.
+    """
+    waits = service.spec.router_settings.hold_timeout_seconds
+    return min(waits + _longest_request_seconds(service), LONGEST_DRAIN_SECONDS)
+
+
+def router_grace_seconds(service: LLMService) -> int:
+    """Return the seconds after which a router pod that ends is killed."""
+    accepts = service.spec.termination.pre_stop_seconds
+    return accepts + router_drain_seconds(service) + EXIT_SECONDS
+
+
+def _longest_request_seconds(service: LLMService) -> int:
+    """Return the seconds after which the requests that are open now have ended."""
     return request_timeout_seconds(service.spec) or UNLIMITED_REQUEST_SECONDS
 
 
-def desired_router_pods(service: LLMService) -> int:
-    """Return the number of router pods that should run. A suspended service has none."""
+def _pods(service: LLMService) -> int:
+    """Return the number of router pods while the router runs. A suspended service has none."""
     return 0 if service.spec.suspend else service.spec.router_settings.replicas
 
 
