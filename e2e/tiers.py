@@ -89,6 +89,11 @@ TIERS = (
         ("bench/tests",),
     ),
     Tier(
+        "router",
+        "requests through a real Envoy and the picker, to replicas that answer by a clock",
+        ("operator/tests/router",),
+    ),
+    Tier(
         "chart",
         "every rendering of the chart is valid and restricted, and grants minimal permissions",
         ("charts/llmservice-operator/tests/render",),
@@ -140,7 +145,7 @@ Lane = tuple[str, ...]
 """Names of tiers that run in sequence, in parallel with the other lanes."""
 
 LANES: tuple[Lane, ...] = (
-    ("unit", "bench"),
+    ("unit", "bench", "router"),
     ("lint", "chart"),
     ("engine",),
     ("api",),

@@ -1,52 +1,23 @@
-"""The command line, and the assembly of the operator process."""
+"""The command line."""
 
 import argparse
 import asyncio
-import functools
 import gc
 import logging
 import os
-import socket
 import sys
-import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from llmservice_operator.api.crd import render_crd
 from llmservice_operator.chart_values import chart_variables
-from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
-from llmservice_operator.cluster import (
-    Cache,
-    Cluster,
-    EventRecorder,
-    Key,
-    Lease,
-    Reflector,
-    ServedKinds,
-    Term,
-)
-from llmservice_operator.errors import InvalidSettings, OperatorError
-from llmservice_operator.leader import Leader
-from llmservice_operator.load_report_client import LoadReportClient
-from llmservice_operator.reconcile import Reconciler
+from llmservice_operator.errors import OperatorError
 from llmservice_operator.reference import PAGES
 from llmservice_operator.render import commented, render_file
 from llmservice_operator.rights import render_chart_rules
-from llmservice_operator.settings import PREFIX, OperatorSettings
-from llmservice_operator.tasks import Tasks
-from llmservice_operator.telemetry import (
-    Health,
-    Metrics,
-    configure_logging,
-    create_app,
-    measure_loop_lag,
-    start_server,
-)
-from llmservice_operator.workqueue import QueueSettings, Shares, WorkQueue
+from llmservice_operator.settings import OperatorSettings, RouterSettings
+from llmservice_operator.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from llmservice_operator.plan import Plans
@@ -62,10 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     sys.setrecursionlimit(DEEPEST_JSON)
     try:
+        if options.command == "router-picker":
+            return run_router_picker(RouterSettings.from_environment(os.environ))
         settings = OperatorSettings.from_environment({**os.environ, **_by_the_chart(options)})
         match options.command:
             case "run":
                 configure_logging(settings.log_level)
+                # The import is local, because the clients of Kubernetes take 25 MiB of memory, and
+                # the processes of a router do not need them.
+                from llmservice_operator.process import Process
+
                 # A full garbage collection starts when the number of objects has grown by a
                 # quarter. The objects of the modules are never freed. Freezing them excludes them
                 # from that number and from the collection.
@@ -137,6 +114,14 @@ async def run_metrics_server(settings: OperatorSettings) -> int:
     return await MetricsServer(settings).run()
 
 
+def run_router_picker(settings: RouterSettings) -> int:
+    # The import is local, because gRPC takes memory that the running operator does not need.
+    from llmservice_operator.router.picker import run_picker
+
+    configure_logging(settings.log_level)
+    return run_picker(settings)
+
+
 def _values_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
@@ -190,6 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "metrics-server", help="run the metrics server, which measures the load of every LLMService"
     )
+    commands.add_parser(
+        "router-picker", help="run the process of a router that chooses the replica of each request"
+    )
     render = commands.add_parser(
         "render",
         parents=[_file_parser(), _values_parser(), _model_parser()],
@@ -217,131 +205,6 @@ def _parser() -> argparse.ArgumentParser:
     reference = commands.add_parser("reference", help="print a page of the documentation")
     reference.add_argument("page", choices=PAGES)
     return parser
-
-
-class Process:
-    """The running operator. Every process watches the cluster, but only the leader runs passes."""
-
-    def __init__(self, settings: OperatorSettings) -> None:
-        self._settings = settings
-        self._tasks = Tasks()
-
-    async def run(self) -> int:
-        """Run until a signal arrives or a task fails. Return the exit code, which is 1 after a
-        failure.
-
-        Raises InvalidSettings if the health port cannot be used, and ClusterError if neither a
-        kubeconfig nor a service account gives access to a cluster.
-        """
-        settings = self._settings
-        identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-        metrics, cache = Metrics(), Cache()
-        shares = Shares()
-        # The workers are shared among namespaces, because slow webhooks and quotas usually delay
-        # all services of one namespace.
-        queue: WorkQueue[Key] = WorkQueue(
-            metrics, QueueSettings(shares=shares), group_of=lambda key: key[0]
-        )
-        health = Health(queue.longest_running_seconds)
-        cluster = await Cluster.connect(metrics, identity)
-        server = await self._serve(metrics, health)
-        leader = Leader(Lease(cluster, settings.namespace, settings.lease_name), identity)
-        cluster.may_write = leader.is_holding
-        namespaces = settings.watch_namespaces or (None,)
-        optional = optional_kinds(settings)
-        served = ServedKinds(cluster, namespaces, REQUIRED_KINDS, optional)
-        reflector = Reflector(
-            cluster,
-            served,
-            cache,
-            namespaces,
-            queue.add,
-            metrics,
-            functools.partial(health.report, "watches"),
-            settings.audit_period_seconds,
-            on_hindrance=functools.partial(health.report_hindrance, "watches"),
-        )
-        reports = LoadReportClient(settings.metrics_server_url, queue.add)
-        reconciler = Reconciler(
-            cluster,
-            cache,
-            served,
-            EventRecorder(cluster, identity, _now),
-            metrics,
-            settings,
-            _now,
-            reports,
-            functools.partial(health.report_hindrance, "crd"),
-        )
-        metrics.read_leadership(settings.lease_name, leader.is_holding)
-        metrics.read_queue(queue, shares.workers)
-        for kind in (*REQUIRED_KINDS, *(kind for kind, granted in optional.items() if granted)):
-            metrics.read_cache(
-                kind.plural,
-                functools.partial(cache.count, kind),
-                functools.partial(cache.count_unreadable, kind),
-            )
-
-        term, begun = Term(cluster, cache, namespaces, queue.add), asyncio.Event()
-
-        async def begin() -> None:
-            await reflector.loaded.wait()
-            await leader.elected.wait()
-            await term.begin()
-            # Before the first poll ends, every load would be reported as unknown.
-            await reports.polled.wait()
-            begun.set()
-
-        async def process(key: Key) -> float | None:
-            await term.confirm(key)
-            return await reconciler.reconcile(key)
-
-        async def work() -> None:
-            await begun.wait()
-            await queue.work(process)
-
-        election = self._tasks.start("leader", leader.run())
-        beginning = self._tasks.start("term", begin())
-        workers = [
-            self._tasks.start(f"worker-{number}", work()) for number in range(shares.workers)
-        ]
-        self._tasks.start("audit", reflector.audit())
-        self._tasks.start("load-reports", reports.run())
-        self._tasks.start("discovery", reflector.discover())
-        self._tasks.start("loop-lag", measure_loop_lag(metrics))
-        leaving = self._tasks.start("leaving", self._leave(leader, election, beginning, *workers))
-        self._tasks.heed_signals()
-        try:
-            await reflector.run(self._tasks.stop)
-            self._tasks.stop.set()
-            await leaving
-        finally:
-            await self._tasks.cancel_all()
-            await cluster.close()
-            await server.cleanup()
-        return 1 if self._tasks.failed else 0
-
-    async def _serve(self, metrics: Metrics, health: Health) -> web.AppRunner:
-        port = self._settings.health_port
-        try:
-            return await start_server(create_app(metrics, health), port)
-        except OSError as error:
-            raise InvalidSettings(
-                f"port {port} cannot be served: {error.strerror or error}; set {PREFIX}HEALTH_PORT"
-                " to a free one"
-            ) from error
-
-    async def _leave(self, leader: Leader, *working: asyncio.Task[None]) -> None:
-        """Wait until the process must exit, and cancel the tasks in `working`. Then release the
-        Lease, before slower cleanup starts.
-        """
-        await self._tasks.stop.wait()
-        await self._tasks.cancel(*working)
-        await leader.release()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

@@ -87,12 +87,22 @@ def test_a_wrong_setting_is_named_before_anything_starts(
 
 def test_the_running_operator_loads_nothing_that_only_other_commands_need() -> None:
     asked = (
-        "import sys, llmservice_operator.__main__;"
-        "print({each.split('.')[0] for each in sys.modules} & {'cryptography', 'huggingface_hub'});"
+        "import sys, llmservice_operator.__main__, llmservice_operator.process;"
+        "print({each.split('.')[0] for each in sys.modules}"
+        " & {'cryptography', 'huggingface_hub', 'grpc', 'envoy', 'uvloop'});"
         "print('llmservice_operator.metrics_server' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["set()", "False"]
+
+
+def test_the_picker_of_a_router_loads_no_client_of_kubernetes() -> None:
+    asked = (
+        "import sys, llmservice_operator.__main__, llmservice_operator.router.picker;"
+        "print({each.split('.')[0] for each in sys.modules} & {'kubernetes', 'kopf'})"
+    )
+    ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["set()"]
 
 
 def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,77 @@
+"""Reads from a request's body what the choice of a replica needs."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from pydantic_core import from_json
+
+from llmservice_operator.routing.prompts import Prompt, prompt_of
+
+INLINE_BYTES: Final = 16 * 1024
+"""Longest body that is read on the event loop, where it delays all other requests."""
+
+MAX_VALUES: Final = 64 * 1024
+"""Largest number of values in a body that is parsed. The parser of a body with more would keep the
+interpreter for too long, so such a body is compared as text."""
+
+_STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
+
+
+class Body(NamedTuple):
+    """A request's body, of which at most the beginning is known."""
+
+    prompt: Prompt
+    size: int
+    """Bytes that are known."""
+    is_stream: bool
+    """Whether the client expects a stream of events."""
+    digest: bytes
+
+
+NO_BODY: Final = Body(Prompt((), 0), 0, False, b"")
+
+
+class BodyReader:
+    """Reads long bodies one at a time, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+
+    async def read(self, body: bytes, announced: int | None) -> Body:
+        """Return what a body contains. `announced` is the length of the whole body, if known."""
+        if len(body) <= INLINE_BYTES:
+            return read_body(body, announced)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, read_body, body, announced)
+
+
+def read_body(body: bytes, announced: int | None = None) -> Body:
+    """Return what a body, or its beginning, contains. Another text than JSON is a prompt as a
+    whole.
+    """
+    unseen = max(0, (announced or 0) - len(body))
+    digest = blake2b(body, digest_size=16, key=str(unseen).encode()).digest()
+    parsed = _parse(body)
+    if parsed is None:
+        prompt = prompt_of({"prompt": body.decode("utf-8", "replace")}, "")
+        is_stream = _STREAM.search(body) is not None
+    else:
+        prompt = prompt_of(parsed, str(parsed.get("model", "")))
+        is_stream = parsed.get("stream") is True
+    return Body(replace(prompt, size=prompt.size + unseen), len(body), is_stream, digest)
+
+
+def _parse(body: bytes) -> Mapping[str, Any] | None:
+    """Return the object in a body that may end early, or None if it contains none."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+        return None
+    try:
+        parsed = from_json(body, allow_partial="trailing-strings")
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None

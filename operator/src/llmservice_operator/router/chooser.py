@@ -1,0 +1,139 @@
+"""Knows the replicas of the service, and chooses one for each request."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final, Literal
+
+from llmservice_operator.router.replica_view import ReplicaView
+from llmservice_operator.routing.holding import Holding, Request
+from llmservice_operator.routing.prefixes import PrefixIndex
+from llmservice_operator.routing.prompts import Prompt
+from llmservice_operator.routing.replica import Replica
+from llmservice_operator.routing.router import Pick, Router
+
+Policy = Literal["LeastWork", "LeastRequest"]
+
+MOST_ADDRESSES: Final = 2
+"""Largest number of replicas that may get a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The replicas for a request."""
+
+    number: int
+    """Number of the request, by which its end is reported."""
+    replica: str
+    addresses: Sequence[str]
+    """Address and port of the chosen replica, and of another one if there is one."""
+
+
+@dataclass
+class Chooser:
+    """Chooses replicas among those that the supervisor has confirmed."""
+
+    holding: Holding
+    policy: Policy = "LeastWork"
+    clock: Callable[[], float] = time.monotonic
+    is_informed: bool = False
+    """Whether the supervisor has said which replicas there are."""
+    _address_of: dict[str, str] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
+    _waiting: dict[int, asyncio.Future[Chosen]] = field(default_factory=dict)
+    """The held requests, by their numbers."""
+
+    @property
+    def router(self) -> Router:
+        return self.holding.router
+
+    def update(self, replicas: Sequence[ReplicaView]) -> None:
+        """Replace the replicas by those of a line of the supervisor."""
+        for name in self._address_of.keys() - {each.name for each in replicas}:
+            self.router.remove(name)
+        self._address_of = {each.name: each.address for each in replicas}
+        for each in replicas:
+            # A replica without a report is chosen by the number of its requests.
+            self.router.replicas.setdefault(each.name, Replica(self.router.prior, PrefixIndex(0)))
+            self._hear(each)
+            if each.is_draining:
+                self.router.drain(each.name)
+        self.is_informed = True
+        self._release()
+
+    def _hear(self, view: ReplicaView) -> None:
+        replica, report = self.router.replicas[view.name], view.report
+        # A line repeats a report until the replica sends the next one.
+        is_new = report is not None and (replica.report is None or replica.report.at != report.at)
+        if report is not None and is_new and self.policy == "LeastWork":
+            self.router.hear(view.name, report, view.cache_tokens)
+        elif not replica.is_fresh(self.clock()):
+            # No report says that the replica has room again.
+            replica.is_full = False
+
+    def choose_now(self, prompt: Prompt) -> Chosen | None:
+        """Choose the replicas for a request that never waits; None if there is none."""
+        number = next(self._numbers)
+        pick = self.router.pick(number, prompt, self.clock())
+        return None if pick is None else self._chosen(number, pick)
+
+    async def choose(
+        self,
+        prompt: Prompt,
+        size: int,
+        key: str,
+        seconds: float,
+        on_wait: Callable[[], Awaitable[None]],
+    ) -> Chosen | None:
+        """Choose the replicas for a request with a body of `size` bytes from the owner of a key.
+
+        Wait for at most `seconds` while all replicas would be late, or while there is none; None if
+        that time is over. `on_wait` is called before. Raises TooManyHeld.
+        """
+        number = next(self._numbers)
+        pick = self.holding.pick(Request(number, prompt, size, key), self.clock())
+        if pick is not None:
+            return self._chosen(number, pick)
+        chosen = self._waiting[number] = asyncio.get_running_loop().create_future()
+        is_over = False
+        try:
+            await on_wait()
+            await asyncio.wait({chosen}, timeout=seconds)
+            is_over = True
+        finally:
+            self.holding.leave(number)
+            del self._waiting[number]
+            if chosen.done() and not is_over:  # the client left
+                self.ended(chosen.result())
+        return chosen.result() if chosen.done() else None
+
+    def started(self, chosen: Chosen, address: str) -> None:
+        """Note the first token of an answer, which came from `address`."""
+        if address in chosen.addresses[1:]:
+            # The first replica refused the request or ended, so it gets no other one until its
+            # next report. The report of the second one counts the request.
+            self.router.ended(chosen.number)
+            self.router.refused(chosen.replica)
+        else:
+            self.router.started(chosen.number, self.clock())
+        self._release()
+
+    def ended(self, chosen: Chosen) -> None:
+        """Note the end of a request, whatever the result."""
+        self.router.ended(chosen.number)
+        self._release()
+
+    def _release(self) -> None:
+        for request, pick in self.holding.release(self.clock()):
+            self._waiting[request.number].set_result(self._chosen(request.number, pick))
+
+    def _chosen(self, number: int, pick: Pick) -> Chosen:
+        others = sorted(
+            (replica.requests, name)
+            for name, replica in self.router.replicas.items()
+            if name != pick.replica and replica.is_open
+        )
+        names = [pick.replica, *(name for _, name in others[: MOST_ADDRESSES - 1])]
+        return Chosen(number, pick.replica, [self._address_of[name] for name in names])

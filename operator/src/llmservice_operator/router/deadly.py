@@ -1,0 +1,39 @@
+"""Remembers requests that end replicas, so that no client ends all of them with one request."""
+
+from collections import OrderedDict
+from typing import Final
+
+REFUSED_SECONDS: Final = 600.0
+MAX_DEATHS: Final = 2
+"""Number of replicas that a request may end."""
+MAX_REMEMBERED: Final = 10_000
+
+
+class DeadlyRequests:
+    """Requests, by the digest of their body, and the number of replicas that each one ended."""
+
+    def __init__(self, capacity: int = MAX_REMEMBERED) -> None:
+        """`capacity` is the maximum number of requests; the oldest one is forgotten first."""
+        self._capacity = capacity
+        self._deaths: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._deaths)
+
+    def add(self, digest: bytes, deaths: int, now: float) -> bool:
+        """Note that replicas ended with a request. Return whether it is refused from now on."""
+        known, _ = self._current(digest, now)
+        self._deaths[digest] = (known + deaths, now + REFUSED_SECONDS)
+        self._deaths.move_to_end(digest)
+        while len(self._deaths) > self._capacity:
+            self._deaths.popitem(last=False)
+        return known + deaths >= MAX_DEATHS
+
+    def seconds_refused(self, digest: bytes, now: float) -> float:
+        """Return for how many more seconds a request is refused; 0 if it is not."""
+        deaths, until = self._current(digest, now)
+        return until - now if deaths >= MAX_DEATHS else 0.0
+
+    def _current(self, digest: bytes, now: float) -> tuple[int, float]:
+        deaths, until = self._deaths.get(digest, (0, 0.0))
+        return (deaths, until) if now < until else (0, 0.0)

@@ -1,0 +1,228 @@
+"""Follows one request through Envoy: admits it, chooses its replica, and notes its end."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from grpc.aio import EOF
+
+from llmservice_operator.router.admission import Admission, Refusal, is_open
+from llmservice_operator.router.bodies import NO_BODY, Body, BodyReader
+from llmservice_operator.router.chooser import Chooser, Chosen
+from llmservice_operator.router.deadly import DeadlyRequests
+from llmservice_operator.router.envoy_config import SEEN_BODY_BYTES, SMALL_BODY_BYTES
+from llmservice_operator.router.grants import WAIT_SECONDS, Grants
+from llmservice_operator.router.messages import (
+    CONTINUE_HEADERS,
+    CONTINUE_RESPONSE,
+    CONTINUE_TRAILERS,
+    choose,
+    refuse,
+    wait,
+)
+from llmservice_operator.routing.holding import TooManyHeld
+
+logger = logging.getLogger(__name__)
+
+MARGIN_SECONDS: Final = 5.0
+"""Time by which Envoy waits longer for a message than the picker needs by its own limits."""
+
+_FILTER: Final = "envoy.filters.http.ext_proc"
+_ENDED_WITH_REQUEST: Final = 0x40
+"""Envoy's flag of a response: the replica closed the connection before it answered."""
+
+_TOO_MANY_BODIES: Final = Refusal(
+    503, "too many request bodies arrive at the same time; send the request again later"
+)
+_TOO_MANY_HELD: Final = Refusal(
+    503, "no replica is available, and too many requests wait already; send it again later"
+)
+_NO_REPLICA: Final = Refusal(
+    503, "no replica became available in time; send the request again later"
+)
+_DEADLY: Final = Refusal(
+    502,
+    "this request ended two replicas, so it is refused for 10 minutes; change it before you send "
+    "it again",
+)
+
+
+class Stream(Protocol):
+    """The side of a gRPC call that the picker uses."""
+
+    async def read(self) -> Any: ...
+
+    async def write(self, message: bytes) -> None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of requests that wait for a replica."""
+
+    hold_seconds: float
+    heartbeat_seconds: float
+    """Time after which a waiting stream goes to the forwarder."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What all requests share."""
+
+    chooser: Chooser
+    admission: Admission
+    grants: Grants
+    deadly: DeadlyRequests
+    bodies: BodyReader
+    limits: Limits
+    forwarder: str | None
+    """Address and port of the forwarder, which holds streams; None if there is none."""
+
+
+@dataclass
+class Exchange:
+    """One request."""
+
+    parts: Parts
+    stream: Stream
+    is_forwarded: bool
+    """Whether the forwarder sent the request, so that it must not return there."""
+    _headers: Mapping[str, bytes] = field(default_factory=dict)
+    _granted: int = 0
+    _chosen: Chosen | None = None
+    _key: str = ""
+    _digest: bytes = b""
+
+    async def run(self) -> None:
+        """Answer Envoy's messages until the request ends."""
+        try:
+            # `async for` would keep each message, and so the body, until the next one arrives.
+            while (message := await self.stream.read()) is not EOF:
+                kind = message.WhichOneof("request")
+                if kind == "request_headers":
+                    answer = await self._on_headers(message.request_headers)
+                elif kind == "request_body":
+                    if not self._headers:
+                        self._headers = _headers_of_attributes(message)
+                    body = message.request_body.body
+                    message = None
+                    answer = await self._on_body(body)
+                elif kind == "response_headers":
+                    answer = self._on_response(message)
+                else:
+                    answer = CONTINUE_TRAILERS
+                if isinstance(answer, Refusal):
+                    await self.stream.write(refuse(answer))
+                    return
+                await self.stream.write(answer)
+        finally:
+            self._give_back()
+            if self._chosen is not None:
+                self.parts.chooser.ended(self._chosen)
+
+    async def _on_headers(self, message: pb.HttpHeaders) -> bytes | Refusal:
+        self._headers = {each.key: each.raw_value for each in message.headers.headers}
+        if refusal := self._refusal():
+            return refusal
+        if message.end_of_stream:
+            return await self._choose(NO_BODY, has_body=False)
+        announced = self._announced()
+        size = SEEN_BODY_BYTES if announced is None else min(announced, SEEN_BODY_BYTES)
+        if size > SMALL_BODY_BYTES:
+            if self.parts.grants.must_wait(size):
+                await self.stream.write(wait(WAIT_SECONDS + MARGIN_SECONDS))
+            if not await self.parts.grants.take(size):
+                return _TOO_MANY_BODIES
+            self._granted = size
+        return CONTINUE_HEADERS
+
+    async def _on_body(self, content: bytes) -> bytes | Refusal:
+        # The headers of a small body come with it.
+        if ":method" not in self._headers and (refusal := self._refusal()):
+            return refusal
+        body = await self.parts.bodies.read(content, self._announced())
+        self._digest = body.digest
+        if body.size >= SEEN_BODY_BYTES:
+            # Envoy has sent its copy on, and keeps nothing for a retry.
+            self._give_back()
+        if self.parts.deadly.seconds_refused(body.digest, self.parts.chooser.clock()):
+            return _DEADLY
+        return await self._choose(body, has_body=True)
+
+    def _refusal(self) -> Refusal | None:
+        admitted = self.parts.admission.admit(self._headers)
+        if isinstance(admitted, Refusal):
+            return admitted
+        self._key = admitted
+        return None
+
+    async def _choose(self, body: Body, *, has_body: bool) -> bytes | Refusal:
+        chooser, begun = self.parts.chooser, self.parts.chooser.clock()
+        if not has_body:
+            # It has no prompt, so it waits only while there is no replica.
+            self._chosen = chooser.choose_now(body.prompt)
+            if self._chosen is None and is_open(self._headers):
+                return _NO_REPLICA
+        if self._chosen is None:
+            try:
+                self._chosen = await self._choose_or_wait(body)
+            except TooManyHeld:
+                return _TOO_MANY_HELD
+        forwarder = None if self.is_forwarded else self.parts.forwarder
+        if self._chosen is None:
+            if forwarder is None or not body.is_stream:
+                return _NO_REPLICA
+            addresses, held = [forwarder], 0.0
+        else:
+            addresses, held = list(self._chosen.addresses), chooser.clock() - begun
+            if len(addresses) == 1 and forwarder is not None:
+                addresses.append(forwarder)
+        return choose(addresses, has_body=has_body, held_seconds=held)
+
+    async def _choose_or_wait(self, body: Body) -> Chosen | None:
+        limits = self.parts.limits
+        seconds = limits.hold_seconds
+        if body.is_stream and not self.is_forwarded and self.parts.forwarder is not None:
+            seconds = min(limits.heartbeat_seconds, seconds)
+
+        async def tell() -> None:
+            await self.stream.write(wait(seconds + MARGIN_SECONDS))
+
+        return await self.parts.chooser.choose(body.prompt, body.size, self._key, seconds, tell)
+
+    def _on_response(self, message: pb.ProcessingRequest) -> bytes:
+        self._give_back()
+        attributes = message.attributes[_FILTER].fields
+        if self._chosen is not None:
+            self.parts.chooser.started(self._chosen, attributes["upstream.address"].string_value)
+        flags = int(attributes["response.flags"].number_value)
+        if flags & _ENDED_WITH_REQUEST and self._digest:
+            tries = max(int(attributes["upstream.request_attempt_count"].number_value), 1)
+            if self.parts.deadly.add(self._digest, tries, self.parts.chooser.clock()):
+                logger.warning(
+                    "two replicas ended with the request %s: it is refused for 10 minutes",
+                    self._digest.hex(),
+                )
+        return CONTINUE_RESPONSE
+
+    def _announced(self) -> int | None:
+        length = self._headers.get("content-length", b"")
+        return int(length) if length.isdigit() else None
+
+    def _give_back(self) -> None:
+        if self._granted:
+            self.parts.grants.give_back(self._granted)
+            self._granted = 0
+
+
+def _headers_of_attributes(message: pb.ProcessingRequest) -> Mapping[str, bytes]:
+    """Return the headers that Envoy sends as attributes of the first message."""
+    return dict(_attribute_headers(message.attributes[_FILTER].fields))
+
+
+def _attribute_headers(fields: Mapping[str, Any]) -> Iterable[tuple[str, bytes]]:
+    for name in ("authorization", "x-api-key"):
+        attribute = f"request.headers['{name}']"
+        if attribute in fields:
+            yield name, fields[attribute].string_value.encode("utf-8", "surrogateescape")

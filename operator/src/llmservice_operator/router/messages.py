@@ -1,0 +1,55 @@
+"""The messages to Envoy's filter ext_proc."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+
+from llmservice_operator.router.admission import Refusal
+from llmservice_operator.router.envoy_config import METADATA_HELD, METADATA_KEY, METADATA_NAMESPACE
+
+LEAST_HELD_SECONDS: Final = 0.001
+"""Shorter times are not told to the replica."""
+
+# Messages that never change are serialized once.
+CONTINUE_HEADERS: Final[bytes] = pb.ProcessingResponse(
+    request_headers=pb.HeadersResponse()
+).SerializeToString()
+CONTINUE_RESPONSE: Final[bytes] = pb.ProcessingResponse(
+    response_headers=pb.HeadersResponse()
+).SerializeToString()
+CONTINUE_TRAILERS: Final[bytes] = pb.ProcessingResponse(
+    response_trailers=pb.TrailersResponse()
+).SerializeToString()
+
+
+def wait(seconds: float) -> bytes:
+    """Return the message that extends the time for an answer, once for each message of Envoy."""
+    message = pb.ProcessingResponse()
+    message.override_message_timeout.FromMilliseconds(int(seconds * 1000))
+    return bytes(message.SerializeToString())
+
+
+def choose(addresses: Sequence[str], *, has_body: bool, held_seconds: float) -> bytes:
+    """Return the message that sends a request to the first address, and a retry to the second."""
+    message = pb.ProcessingResponse()
+    part = message.request_body if has_body else message.request_headers
+    part.response.SetInParent()
+    values = {METADATA_KEY: ",".join(addresses)}
+    if held_seconds >= LEAST_HELD_SECONDS:
+        values[METADATA_HELD] = f"{held_seconds:.3f}"
+    message.dynamic_metadata[METADATA_NAMESPACE] = values
+    return bytes(message.SerializeToString())
+
+
+def refuse(refusal: Refusal) -> bytes:
+    """Return the message that ends a request. Envoy puts the text into an envelope."""
+    message = pb.ProcessingResponse()
+    response = message.immediate_response
+    response.status.code = refusal.status
+    response.body = refusal.message.encode()
+    response.details = f"picker_{refusal.status}"
+    for name, value in refusal.headers.items():
+        header = response.headers.set_headers.add().header
+        header.key, header.raw_value = name, value.encode()
+    return bytes(message.SerializeToString())

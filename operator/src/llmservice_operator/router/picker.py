@@ -1,0 +1,128 @@
+"""The process that chooses the replica of each request: a server of Envoy's protocol ext_proc."""
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any, Final
+
+import grpc
+import uvloop
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+
+from llmservice_operator.errors import InvalidSettings
+from llmservice_operator.router import replica_view
+from llmservice_operator.router.admission import Admission, ApiKeys
+from llmservice_operator.router.bodies import BodyReader
+from llmservice_operator.router.chooser import Chooser
+from llmservice_operator.router.deadly import DeadlyRequests
+from llmservice_operator.router.envoy_config import FORWARDED_METADATA, SEEN_BODY_BYTES
+from llmservice_operator.router.exchange import Exchange, Limits, Parts
+from llmservice_operator.router.grants import Grants
+from llmservice_operator.routing.holding import Holding
+from llmservice_operator.routing.router import Router
+from llmservice_operator.scaling.step_model import StepModel
+from llmservice_operator.settings import ROUTER_PREFIX, RouterSettings
+
+logger = logging.getLogger(__name__)
+
+SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+
+# HealthCheckResponse with the field `status`.
+_SERVING: Final = b"\x08\x01"
+_NOT_SERVING: Final = b"\x08\x02"
+
+_SWITCH_SECONDS: Final = 0.001
+"""Time after which a thread that reads a long body lets the event loop continue."""
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", SEEN_BODY_BYTES + 256 * 1024),
+    # A second picker on the same port would get half of the requests.
+    ("grpc.so_reuseport", 0),
+    # Without these, the pings of Envoy end every call as too many.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+def run_picker(settings: RouterSettings) -> int:
+    """Serve until SIGTERM, or until the supervisor closes the standard input."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Picker(settings).run())
+
+
+class Picker:
+    """The server, and the replicas that the supervisor tells it."""
+
+    def __init__(self, settings: RouterSettings) -> None:
+        self._settings = settings
+        router = Router(StepModel(**settings.step_prior.model_dump()))
+        if settings.ttft_limit_seconds is not None:
+            router.ttft_seconds = settings.ttft_limit_seconds
+        holding = Holding(router, settings.max_held_requests, settings.max_held_bytes)
+        self._parts = Parts(
+            chooser=Chooser(holding, settings.policy),
+            admission=Admission(
+                None if (keys := settings.api_keys_directory) is None else ApiKeys(keys)
+            ),
+            grants=Grants(),
+            deadly=DeadlyRequests(),
+            bodies=BodyReader(),
+            limits=Limits(settings.hold_timeout_seconds, settings.heartbeat_seconds),
+            forwarder=f"127.0.0.1:{settings.forwarder_port}",
+        )
+
+    async def run(self) -> int:
+        """Serve until the end. Raises InvalidSettings if the port is taken."""
+        server, port = grpc.aio.server(options=_OPTIONS), self._settings.picker_port
+        server.add_generic_rpc_handlers((self._process_handler(), self._health_handler()))
+        try:
+            # A pod has either IPv4 or IPv6, and this address accepts both.
+            server.add_insecure_port(f"[::]:{port}")
+        except RuntimeError as error:
+            raise InvalidSettings(
+                f"port {port} cannot be served; set {ROUTER_PREFIX}PICKER_PORT to a free one"
+            ) from error
+        await server.start()
+        loop, listening = asyncio.get_running_loop(), asyncio.ensure_future(self._listen())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, listening.cancel)
+        try:
+            await listening
+        except asyncio.CancelledError:
+            return 0
+        finally:
+            await server.stop(grace=None)
+        return 0
+
+    async def _listen(self) -> None:
+        """Read the supervisor's lines until it closes the standard input."""
+        reader = asyncio.StreamReader(limit=replica_view.LONGEST_LINE)
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+        )
+        while line := await reader.readline():
+            try:
+                self._parts.chooser.update(replica_view.decode(line))
+            except ValueError as error:
+                logger.error("a line of the supervisor is not valid: %s", error)
+
+    def _process_handler(self) -> grpc.GenericRpcHandler:
+        async def process(_: object, context: Any) -> None:
+            is_forwarded = any(
+                key == FORWARDED_METADATA for key, _ in context.invocation_metadata()
+            )
+            await Exchange(self._parts, context, is_forwarded).run()
+
+        method = grpc.stream_stream_rpc_method_handler(process, pb.ProcessingRequest.FromString)
+        return grpc.method_handlers_generic_handler(SERVICE, {"Process": method})
+
+    def _health_handler(self) -> grpc.GenericRpcHandler:
+        async def check(_: bytes, context: Any) -> bytes:
+            return _SERVING if self._parts.chooser.is_informed else _NOT_SERVING
+
+        method = grpc.unary_unary_rpc_method_handler(check)
+        return grpc.method_handlers_generic_handler(HEALTH_SERVICE, {"Check": method})

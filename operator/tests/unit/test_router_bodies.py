@@ -1,0 +1,70 @@
+import asyncio
+import json
+import time
+
+from llmservice_operator.router.bodies import MAX_VALUES, BodyReader, read_body
+from llmservice_operator.routing.prompts import prompt_of
+
+
+def _chat(words: int, **more: object) -> bytes:
+    messages = [{"role": "user", "content": "a word " * words}]
+    return json.dumps({"model": "m", "messages": messages, **more}).encode()
+
+
+def test_a_whole_body_is_the_prompt_of_its_json() -> None:
+    content = _chat(2000, stream=True)
+    body = read_body(content)
+    assert body.prompt == prompt_of(json.loads(content), "m")
+    assert (body.size, body.is_stream) == (len(content), True)
+    assert not read_body(_chat(10, stream="true")).is_stream
+
+
+def test_the_beginning_of_a_body_has_the_prefix_of_the_whole() -> None:
+    content = _chat(20_000)
+    whole, beginning = read_body(content), read_body(content[:100_000], len(content))
+    assert len(beginning.prompt.chain) > 90
+    assert beginning.prompt.chain == whole.prompt.chain[: len(beginning.prompt.chain)]
+    assert abs(beginning.prompt.size - whole.prompt.size) < 100
+
+
+def test_a_body_that_ends_inside_a_character_has_a_prefix() -> None:
+    content = json.dumps({"prompt": "é" * 10_000}, ensure_ascii=False).encode()
+    whole = read_body(content).prompt.chain
+    for end in (8000, 8001):
+        beginning = read_body(content[:end]).prompt.chain
+        assert len(beginning) == end // 1024
+        assert beginning == whole[: len(beginning)]
+
+
+def test_another_text_than_an_object_is_compared_as_text() -> None:
+    for content in (b"\xff" * 5000, b"[1, 2]" * 1000, b"--boundary\r\n" * 500, b'{"a": ' * 1000):
+        body = read_body(content)
+        assert body.prompt.chain
+        assert body.prompt.chain == read_body(content).prompt.chain
+    assert read_body(b'\xff {"stream" : true').is_stream
+
+
+def test_a_body_with_very_many_values_is_not_parsed() -> None:
+    content = b'{"prompt": [' + b"[]," * MAX_VALUES + b"1]}"
+    started = time.process_time()
+    assert read_body(content).prompt.chain
+    assert time.process_time() - started < 1
+
+
+def test_bodies_that_differ_have_different_digests() -> None:
+    beginning = b"x" * 100
+    digests = {read_body(beginning, announced).digest for announced in (None, 200, 300)}
+    assert len(digests) == 3
+    assert read_body(b"y").digest != read_body(b"z").digest
+
+
+async def test_a_long_body_is_read_while_the_loop_continues() -> None:
+    content, delays = _chat(149_000), []
+    reading = asyncio.ensure_future(BodyReader().read(content, len(content)))
+    while not reading.done():
+        started = time.perf_counter()
+        await asyncio.wait({reading}, timeout=0.001)
+        delays.append(time.perf_counter() - started)
+    print(f"largest delay of the loop: {max(delays) * 1000:.1f} ms in {sum(delays):.3f} s")
+    assert len(delays) > 1
+    assert (await reading).size == len(content)
