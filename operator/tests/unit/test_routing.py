@@ -192,6 +192,29 @@ def test_a_late_report_does_not_count_what_has_started_since() -> None:
     assert replica.requests == 3
 
 
+def test_a_late_report_does_not_count_what_has_ended_since_as_requests_of_others() -> None:
+    made = router("a")
+    for number in range(3):
+        made.pick(number, prompt(1000 * number, 4), 0.0)
+        made.started(number, 0.5)
+    made.choose(prompt(0, 4), 2.0)
+    made.ended(0)
+    made.hear("a", replace(REPORT, at=1.0, running=3), CACHE_TOKENS)
+    assert made.replicas["a"].requests == 2
+    made.hear("a", replace(REPORT, at=3.0, running=3), CACHE_TOKENS)
+    assert made.replicas["a"].requests == 3
+
+
+def test_what_a_replica_has_cached_is_compared_with_promises_up_to_the_same_time() -> None:
+    made = router("a")
+    pick(made, prompt(0, 40), ends=True)
+    for second in range(1, 40):
+        pick(made, prompt(0, 40), float(second), ends=True)
+        cached = Counters(prompt_tokens_cached=10_240.0 * max(0, second - 5))
+        made.hear("a", replace(REPORT, at=second - 4.5, counters=cached), CACHE_TOKENS)
+    assert made.replicas["a"].trust.value == pytest.approx(1.0, abs=0.1)
+
+
 def test_requests_of_others_count_as_load() -> None:
     made = router("a", "b")
     made.hear("a", replace(REPORT, at=1.0, running=50, kv_tokens=300_000.0), CACHE_TOKENS)

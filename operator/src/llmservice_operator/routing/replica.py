@@ -1,5 +1,6 @@
 """The load of one replica, from the router's own requests and from the replica's reports."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
@@ -11,9 +12,11 @@ from llmservice_operator.scaling.lengths import lengths_of
 from llmservice_operator.scaling.signals import Counters, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 
-FRESH_SECONDS: Final = 5.0
-"""Age in seconds at which a report no longer describes the load."""
+FRESH_SECONDS: Final = 10.0
+"""Age in seconds at which a report no longer describes the load. Until then, the router follows its
+own requests."""
 
+MOST_AMOUNTS: Final = 10_000
 TRUST_WEIGHT_TOKENS: Final = 5_000.0
 TRUST_MEMORY_TOKENS: Final = 200_000.0
 
@@ -60,6 +63,25 @@ class Arrived(NamedTuple):
     tokens: float
 
 
+class _Later:
+    """Amounts with their times, until a report describes them. Of too many, the oldest are
+    forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._amounts: deque[tuple[float, float]] = deque(maxlen=MOST_AMOUNTS)
+
+    def add(self, at: float, amount: float) -> None:
+        self._amounts.append((at, amount))
+
+    def until(self, at: float) -> float:
+        """Remove the amounts until a time, and return their sum."""
+        total = 0.0
+        while self._amounts and self._amounts[0][0] <= at:
+            total += self._amounts.popleft()[1]
+        return total
+
+
 @dataclass
 class Replica:
     """The requests ahead of a new one in a replica, and the time that they take."""
@@ -86,6 +108,8 @@ class Replica:
     """Requests in the last report that this router did not send."""
     _others_tokens: float = 0.0
     """Prompt tokens of those that were queued."""
+    _ended: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_AMOUNTS))
+    """Times when requests ended and were sent, of those that a report may still count."""
     _head_since: float = 0.0
     """Time since when the first waiting request is computed."""
     _waiting_tokens: float = 0.0
@@ -94,12 +118,12 @@ class Replica:
     """Expected prompt tokens of all waiting requests, cached ones included."""
     _running_kv: float = 0.0
     """Expected prompt tokens of all running requests."""
-    _promised_tokens: float = 0.0
-    """Cached tokens that the index promised for requests that started since the last report."""
+    _promised: _Later = field(default_factory=_Later)
+    """Cached tokens that the index promised for requests that have started."""
     _cached_tokens: float = 0.0
     """Reported cached tokens of prompts that had not started at the last report."""
-    _sent_bytes: float = 0.0
-    """Bytes of the prompts that were sent since the last report."""
+    _sent_bytes: _Later = field(default_factory=_Later)
+    """Bytes of the prompts that were sent."""
 
     def __post_init__(self) -> None:
         self.fit = StepModelFit(self.prior)
@@ -131,16 +155,21 @@ class Replica:
         if before is not None and before.started == report.started:
             new = report.since(before)
             self.fit = self.fit.learn(new.steps, report.at - before.at)
-            arrived = Arrived(self._sent_bytes, new.prompt_tokens_arrived)
-            self._judge_index(new.prompt_tokens_cached)
+            arrived = Arrived(self._sent_bytes.until(report.at), new.prompt_tokens_arrived)
+            self._judge_index(self._promised.until(report.at), new.prompt_tokens_cached)
         else:
             self.index.clear()
-            self._promised_tokens = self._cached_tokens = 0.0
-        self._sent_bytes = 0.0
+            self._sent_bytes.until(report.at)
+            self._promised.until(report.at)
+            self._cached_tokens = 0.0
         self.answers = _answers_of(report.counters)
         unstarted = [(n, each) for n, each in self._mine(report.at) if each.started > report.at]
         begun = sum(each.started <= report.at for each in self.running.values())
-        self._others = max(0, report.running + report.waiting - len(unstarted) - begun)
+        while self._ended and self._ended[0][0] <= report.at:
+            self._ended.popleft()
+        ended = sum(sent <= report.at for _, sent in self._ended)
+        mine = len(unstarted) + begun + ended
+        self._others = max(0, report.running + report.waiting - mine)
         self.report = report
         self._correct_waiting(report, unstarted)
         return arrived
@@ -178,17 +207,16 @@ class Replica:
         if begun and mine[0][0] in self.waiting:
             self._head_since = report.at
 
-    def _judge_index(self, cached: float) -> None:
+    def _judge_index(self, promised: float, cached: float) -> None:
         """Compare the cached tokens of a report with the promises of the index.
 
         A replica counts them when it begins a prompt, and the router when it ends, so up to one
-        report earlier.
+        report later.
         """
-        if self._promised_tokens > 0:
-            kept = min(self._cached_tokens + cached, self._promised_tokens)
-            self.trust.add(kept, self._promised_tokens)
+        if promised > 0:
+            kept = min(self._cached_tokens + cached, promised)
+            self.trust.add(kept, promised)
             cached = min(cached, self._cached_tokens + cached - kept)
-            self._promised_tokens = 0.0
         self._cached_tokens = cached
 
     def send(self, number: int, dispatch: Dispatch) -> None:
@@ -197,7 +225,7 @@ class Replica:
         self.waiting[number] = dispatch
         self._waiting_tokens += dispatch.uncached
         self._waiting_kv += dispatch.tokens
-        self._sent_bytes += dispatch.size
+        self._sent_bytes.add(dispatch.sent, dispatch.size)
 
     def started(self, number: int, now: float) -> None:
         """Note the first token of a request: its prompt is computed, and the next one begins."""
@@ -205,15 +233,18 @@ class Replica:
         if dispatch is not None:
             self.running[number] = dispatch._replace(started=now)
             self._running_kv += dispatch.tokens
-            self._promised_tokens += dispatch.saved
+            self._promised.add(now, dispatch.saved)
             self._head_since = now
 
-    def ended(self, number: int) -> None:
+    def ended(self, number: int, now: float) -> None:
+        """Note the end of a request."""
         dispatch = self.running.pop(number, None)
         if dispatch is None:
-            self._leave(number)
+            dispatch = self._leave(number)
         else:
             self._running_kv -= dispatch.tokens
+        if dispatch is not None:
+            self._ended.append((now, dispatch.sent))
 
     def _leave(self, number: int) -> Dispatch | None:
         dispatch = self.waiting.pop(number, None)

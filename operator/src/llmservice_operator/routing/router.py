@@ -69,6 +69,8 @@ class Router:
     )
     _where: dict[int, str] = field(default_factory=dict)
     """Replica of each request in progress, by the request's number."""
+    _latest: float = 0.0
+    """Latest time that was passed."""
     _work: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
     """Seconds of prompts that were sent, per second."""
     _sent: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
@@ -121,6 +123,7 @@ class Router:
         report, the replica with the fewest requests is chosen. None if there is no open replica
         that would begin with the prompt within `most_wait` seconds.
         """
+        self._latest = max(self._latest, now)
         open_ = {name: each for name, each in self.replicas.items() if each.is_open}
         if any(prompt.adapter in each.adapters for each in open_.values()):
             open_ = {n: each for n, each in open_.items() if prompt.adapter in each.adapters}
@@ -196,10 +199,11 @@ class Router:
 
     def started(self, number: int, now: float) -> None:
         """Note the first token of a request."""
+        self._latest = max(self._latest, now)
         if (name := self._where.get(number)) in self.replicas:
             self.replicas[name].started(number, now)
 
     def ended(self, number: int) -> None:
         """Note the end of a request, whatever the result."""
         if (name := self._where.pop(number, "")) in self.replicas:
-            self.replicas[name].ended(number)
+            self.replicas[name].ended(number, self._latest)
