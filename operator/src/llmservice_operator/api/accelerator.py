@@ -81,11 +81,11 @@ class Accelerator(Fields):
     """Type of the GPUs: an accelerator class that the administrator has defined, a GPU that the
     operator knows, such as H100, or the value of the node label nvidia.com/gpu.product or
     amd.com/gpu.product-name for such a GPU. A class supplies the node selector, tolerations,
-    resource name and resources that the spec does not set. A GPU name alone selects no node. If the
-    operator knows the GPU, the model's name contains its size and the SLO limits the ITL, the
+    resource name and resources that the spec does not set. A GPU name alone selects no node. The
     operator limits the number of tokens in an engine step, so that a step does not take longer than
-    the ITL. This limit does not apply if engine.batching sets maxNumBatchedTokens, or
-    chunkedPrefill to false. Default: unknown."""
+    the ITL, if all of these are true: the operator knows the GPU, the model's name contains the
+    model's size, the SLO limits the ITL, and engine.batching sets neither maxNumBatchedTokens nor
+    chunkedPrefill: false. Default: unknown."""
 
     rules: ClassVar = (
         Rule(

@@ -36,15 +36,15 @@ class AcceleratorClass(Fields):
     """Number of GPUs or MIG slices of each node. None: the chart value gpusPerNode for whole GPUs,
     and no limit for slices."""
     resources: Resources = Resources()
-    """CPU, memory, disk and devices of a replica on these nodes, for amounts that the spec does not
-    set."""
+    """CPU, memory, disk and devices of a replica on these nodes. An amount in the spec takes
+    precedence."""
 
 
 _CLASSES: TypeAdapter[dict[str, AcceleratorClass]] = TypeAdapter(dict[ClassName, AcceleratorClass])
 
 
 def parse_classes(text: str, variable: str) -> Mapping[str, AcceleratorClass]:
-    """Return the classes in a JSON text, by their names.
+    """Return a mapping from the name of each class in a JSON text to the class.
 
     Raises InvalidSettings, which names the wrong field.
     """

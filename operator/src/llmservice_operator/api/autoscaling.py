@@ -21,7 +21,7 @@ arrives."""
 
 
 class ScalingMetric(StrEnum):
-    """A metric of the load, with the names of its total over all replicas."""
+    """A metric of the load, with the names under which its total over all replicas is published."""
 
     EFFECTIVE_GPU_UTILIZATION = (
         "EffectiveGPUUtilization",
@@ -89,9 +89,9 @@ class Autoscaling(Fields):
     provider: ScalingProvider = ScalingProvider.AUTO
     """Component that changes the number of replicas. External: a HorizontalPodAutoscaler that reads
     the metrics server through external.metrics.k8s.io. KEDA: a ScaledObject that reads the metrics
-    server directly. Direct: the operator. Auto: External, unless another component owns
-    external.metrics.k8s.io or the operator is confined to namespaces; then KEDA if it is installed
-    and the chart value keda.enabled is true, otherwise Direct."""
+    server directly. Direct: the operator. Auto: usually External. If another component owns
+    external.metrics.k8s.io, or if the operator is confined to namespaces, Auto means KEDA if it is
+    installed and the chart value keda.enabled is true, otherwise Direct."""
 
     rules: ClassVar = (
         Rule(

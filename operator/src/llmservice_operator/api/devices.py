@@ -18,7 +18,8 @@ GPU_CLAIM: Final = "gpus"
 _NAME: Final = f"{RESOURCE_PATTERN}|hugepages-(2Mi|1Gi)"
 _NAME_LENGTH: Final = 200
 """Maximum length of a resource name, in characters. A name of this length is also valid in a quota,
-where Kubernetes puts "requests." before the name and limits the prefix to 253 characters."""
+where Kubernetes puts "requests." before the name and limits the part before the slash to 253
+characters."""
 _RESERVED: Final = "(.*[.])?kubernetes[.]io/.*|requests[.].*"
 """Pattern of the names that Kubernetes reserves for its own resources."""
 

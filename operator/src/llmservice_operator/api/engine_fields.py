@@ -1,8 +1,8 @@
 """The fields of spec.engine, apart from extraArgs and env.
 
-These fields are in a separate module, because extra_args.py imports them to refuse the flags that
-they set, and engine.py imports extra_args.py. The engine gets its flags in the order in which the
-fields are declared here, so moving a field restarts every service that sets it.
+A separate module avoids a circular import: extra_args.py imports these fields, to refuse the flags
+that the fields set, and engine.py imports extra_args.py. The engine gets its flags in the order in
+which the fields are declared here, so moving a field restarts every service that sets it.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class KvCache(Fields):
     tokens as with a 16-bit format, at a small loss of precision. Default: Auto, the model's own
     format."""
     offload: KvCacheOffload | None = None
-    """Second level of the KV cache in main memory. The engine can load KV cache again that has left
-    GPU memory."""
+    """Second level of the KV cache, in main memory. KV cache that has left GPU memory can be loaded
+    from there again."""
 
 
 class EngineFields(Fields):

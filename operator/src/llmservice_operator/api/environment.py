@@ -40,7 +40,7 @@ _REFUSED: Final = (
     *("LD_.*", "PYTHON.*", "PATH", "ENV", "BASH_.*", "GLIBC_TUNABLES", "GCONV_PATH", "CC", "CXX"),
     *("VLLM_PLUGINS", "VLLM_.*_(PATH|DIR|ROOT|FOLDER)", "NCCL_.*_PLUGIN", "CUDA_INJECTION.*"),
     *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME", "AITER_.*_DIR"),
-    # vLLM itself calls these routes and formats unsafe.
+    # These enable routes and formats that vLLM itself describes as unsafe.
     *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_.*"),
     # These choose GPUs or configure the container runtime. Some can expose the GPUs of other pods.
     *("NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_.*|DISABLE_REQUIRE|MIG_.*)",),

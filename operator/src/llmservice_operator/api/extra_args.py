@@ -70,8 +70,8 @@ SAFE_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
         *("runai_streamer", "runai_streamer_sharded", "safetensors"),
     ),
 }
-"""Flags of which only some values are safe, each with these values: other formats can contain code,
-and other executors use more than one pod."""
+"""Flags that have unsafe values too, each with its safe values. Other formats can contain code, and
+other executors use more than one pod."""
 
 # Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
@@ -92,8 +92,9 @@ def is_refused(flag: str) -> bool:
 
 
 def has_refused_form(flag: str) -> bool:
-    """Return whether a pattern of refused names matches the flag, whether or not a field sets the
-    flag.
+    """Return whether a pattern of refused names matches the flag.
+
+    In contrast to `is_refused`, the result does not depend on the fields that set flags.
     """
     return _REFUSED_FORM.fullmatch(flag) is not None
 

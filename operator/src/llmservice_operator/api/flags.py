@@ -82,11 +82,10 @@ class FlagField:
 
 
 def declared_flags(**parts: type[Fields]) -> tuple[FlagField, ...]:
-    """Return the fields of these parts of the spec that set a flag, in the order of
-    declaration.
+    """Return each field that sets a flag in these parts of the spec, in the order of declaration.
 
-    Raises TypeError for a flag that two fields declare, and for a field whose value cannot be
-    written unchanged although it is not declared as computed.
+    Raises TypeError if two fields declare the same flag. Also raises it if the type of a field
+    cannot be written on a command line and the flag is not declared with is_computed=True.
     """
     found: dict[str, FlagField] = {}
     for part, model in parts.items():

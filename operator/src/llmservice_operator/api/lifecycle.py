@@ -144,10 +144,10 @@ class RolloutStrategy(Fields):
     terminates. If a new replica waits 60 seconds for an accelerator, a volume or quota that an old
     replica uses, each old replica terminates before its successor starts. With a single replica,
     the service is then unavailable until the successor is ready. If the operator creates the claim
-    of the model cache and model.cache.accessModes contains only ReadWriteOnce, each old replica
-    terminates first from the beginning of the rollout. RollingUpdate: maxSurge and maxUnavailable
-    set the order, however long a new replica waits. Recreate: all old replicas terminate before a
-    new one starts."""
+    of the model cache and model.cache.accessModes contains only ReadWriteOnce, the rollout does not
+    wait: from its beginning, each old replica terminates before its successor starts.
+    RollingUpdate: maxSurge and maxUnavailable set the order, however long a new replica waits.
+    Recreate: all old replicas terminate before a new one starts."""
     max_surge: Portion | None = None
     """For RollingUpdate: number of replicas that may run above the desired number, such as 1 or
     25%. Default: 1."""
@@ -162,8 +162,8 @@ class RolloutStrategy(Fields):
 
     auto_rollback: bool = False
     """Whether the operator restores the pods of the last complete rollout when a later rollout
-    fails. A rollout fails if it is stuck, or if a new replica that cannot start, or that exits
-    with an error, is still not ready after 30 seconds. The condition Ready then has the reason
+    fails. A rollout fails if it is stuck. It also fails if a new replica cannot start or exits with
+    an error, and is still not ready after 30 seconds. The condition Ready then has the reason
     RolledBack, until a change of the spec changes the pods. All other objects follow the spec.
     With false, the rollout waits for the new replica, and the old replicas continue to serve."""
 

@@ -1,9 +1,9 @@
 """The load report of one LLMService: `GET /v1/scaling/{namespace}/{name}` of the metrics server.
 
 The operator uses the report for the status, the deletion costs, the provider Direct and the mode
-Recommend. KEDA reads the total of the service's metric from it, by default `demandPercent`. An
-unknown number is null, never zero. The metrics server and the operator may have different versions,
-so reasons are plain texts and unknown fields are ignored.
+Recommend. KEDA reads one field of the report, the total of the service's metric: `demandPercent` by
+default. An unknown number is null, never zero. The metrics server and the operator may have
+different versions, so reasons are plain texts and unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ExternalMetrics(Fields):
     """Other owner of the APIService: NAMESPACE/SERVICE, or `the API server itself`. Null if there
     is no other owner, and before the first check."""
     message: str
-    """The reason as a sentence for the user."""
+    """Sentences for the user about the state of the APIService."""
 
 
 class LoadReport(Fields):
@@ -126,8 +126,9 @@ class LoadReport(Fields):
     itl_p95_milliseconds: float | None = None
     """95th percentile of the requests' mean inter-token latency, over the last minute."""
     backlog_gpu_seconds: float | None = None
-    """Queued work in seconds of one replica, beyond what batching needs. If more work is expected
-    to be queued when new replicas begin to serve, it is that work."""
+    """Queued work beyond the work that batching needs, in seconds of one replica: the work that is
+    queued now, or that is expected to be queued when new replicas begin to serve, whichever is
+    more."""
     gpu_duty_cycle_percent: float | None = None
     """Sum of the Ready replicas' duty cycles: the metric GPUDutyCycle. Null without GPUs, or while
     unknown."""

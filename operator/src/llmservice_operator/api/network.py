@@ -72,7 +72,9 @@ def is_within(cidr: str, whole: str) -> bool:
 
 
 def is_part(cidr: str, whole: str) -> bool:
-    """Return whether `cidr` is a part of `whole` and smaller, as an exception must be."""
+    """Return whether `whole` contains `cidr` and is larger. Each range in `except` must be such a
+    part of its block.
+    """
     return is_within(cidr, whole) and not is_within(whole, cidr)
 
 

@@ -167,8 +167,8 @@ class Template(Fields):
     service_account_name: ObjectName | None = None
     """ServiceAccount of the pods, for policies and cloud identities. Its token is not mounted,
     because the model server never calls the API server. If the chart's admission policy is on,
-    setting this field, or changing engine.image while it is set, requires permission to create
-    pods. Default: the ServiceAccount `default`."""
+    setting this field, or changing engine.image while this field is set, requires permission to
+    create pods. Default: the ServiceAccount `default`."""
     labels: Labels = Field(default_factory=dict)
     """Additional labels of the pods."""
     annotations: Annotations = Field(default_factory=dict)

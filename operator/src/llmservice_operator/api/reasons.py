@@ -325,9 +325,8 @@ class Reason(StrEnum):
     ROLLOUT_IN_PLACE = Facts(
         "RolloutInPlace",
         Source.OPERATOR,
-        "There is no room for a new replica in addition to the old ones (an accelerator, a quota "
-        "or a volume that only one node can mount), so each old replica terminates before its "
-        "successor starts.",
+        "The old replicas use the accelerators, the quota or the single-node volume that a new "
+        "replica needs, so each old replica terminates before its successor starts.",
         "Wait, or add GPU nodes, raise the quota or use a claim with the access mode "
         "ReadWriteMany. To wait for free room instead, set spec.rolloutStrategy.type to "
         "RollingUpdate.",

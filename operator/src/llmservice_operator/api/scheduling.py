@@ -159,8 +159,8 @@ class TopologySpreadConstraint(Fields):
     label_selector: LabelSelector | None = None
     """Pods that are counted. Default: the pods of this LLMService and of the same revision."""
     match_label_keys: LabelKeys = ()
-    """Keys of the replica's own labels that the counted pods must have with equal values, such as
-    pod-template-hash."""
+    """Label keys, such as pod-template-hash. A pod is counted only if its labels with these keys
+    have the values of the replica's own labels."""
     min_domains: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Minimum number of domains. If there are fewer domains, the missing ones count as empty.
     Default: 1."""

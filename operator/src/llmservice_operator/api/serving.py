@@ -15,10 +15,10 @@ class Serving(Fields):
     longer request ends with status 504, or with an error event if its stream has begun. Default:
     600, or termination.drainTimeoutSeconds if that is greater."""
     engine_hang_seconds: Annotated[int, Field(ge=10, le=86_400)] = 120
-    """Time limit of an engine step, in seconds. If the engine completes no step for this time
-    although requests wait for one, the replica is no longer ready; after another minute, the
-    container restarts. Raise the limit if a single step can take longer, for example because a
-    kernel must be compiled first."""
+    """Time limit of an engine step, in seconds. If the engine completes no step for this time while
+    requests wait for one, the replica is no longer ready; after another minute, the container
+    restarts. Raise the limit if a single step can take longer, for example because a kernel must be
+    compiled first."""
     max_body_mebibytes: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Maximum size of a request body in MiB; a larger body is refused with status 413. A replica
     keeps at most sixteen bodies of this size in memory. Default: 16, enough for a few images."""

@@ -320,8 +320,8 @@ class LLMServiceSpec(Fields):
 
     @property
     def objectives(self) -> Slo:
-        """Objectives that requests are measured against. Without spec.slo, they are DEFAULT_SLO
-        with autoscaling, and have no limits without it.
+        """Objectives that requests are measured against. Without spec.slo: DEFAULT_SLO if the
+        service has autoscaling, otherwise no limits.
         """
         if self.slo is not None:
             return self.slo
@@ -415,7 +415,8 @@ class LLMService(Fields):
 
     @classmethod
     def problems(cls, body: Mapping[str, Any]) -> list[InvalidSpec]:
-        """Return every error in a `body` that no API server has checked, unknown fields included.
+        """Return every error in `body`, an LLMService that was not sent to an API server. Unknown
+        fields are errors, too.
 
         The rules between the fields of an object are checked only if each field of the object is
         valid.

@@ -130,9 +130,9 @@ class SpeculativeDecoding(Fields):
         tuple[ScheduleStep, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),
     ] = ()
-    """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up answers
-    while few requests run, and slows them down while many requests run. Default: always
-    numSpeculativeTokens."""
+    """Number of tokens to guess for each range of the number of concurrent requests. Guessing
+    speeds up answers while few requests run, and slows them down while many requests run. Default:
+    always numSpeculativeTokens."""
     max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Length of a request in tokens up to which the draft makes guesses; longer requests get no
     guesses. Default: the smaller of the limits of the draft and of the model."""

@@ -78,8 +78,8 @@ class AutoscalingStatus(Fields):
     """Number of replicas that the autoscaler requests, within minReplicas and maxReplicas; with
     mode Recommend, the recommended number; with mode Paused, the present number."""
     limiting_metric: Annotated[str, Field(max_length=64)] | None = None
-    """Metric that decides the number of replicas: spec.autoscaling.metric or, for
-    EffectiveGPUUtilization, Backlog while requests queue up."""
+    """Metric that decides the number of replicas: spec.autoscaling.metric, or Backlog if that
+    metric is EffectiveGPUUtilization and requests queue up."""
     current: Annotated[int, Field(ge=0)] | None = None
     """Current value of the metric per replica, in percent or requests; absent while it is unknown,
     and without replicas."""

@@ -17,9 +17,9 @@ from llmservice_operator.api.reasons import Reason
 
 class TerminationMessage(Fields):
     format: int = 1
-    """Version of the format. In version 1, which leaves this field out, the message itself says
-    what to change. From version 2 on, it contains only the finding, and the operator adds the hint.
-    """
+    """Version of the format. In version 1, which leaves this field out, `message` says what to
+    change. From version 2 on, `message` contains only the finding, and the operator adds the
+    hint."""
     reason: str
     """Cause of the server's exit, as one CamelCase word."""
     message: str

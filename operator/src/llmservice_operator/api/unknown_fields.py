@@ -111,8 +111,8 @@ def why_unknown(name: str, spec: type[Fields]) -> str:
 
 @cache
 def _places(spec: type[Fields]) -> Mapping[str, tuple[str, ...]]:
-    """Return the paths of all fields by their last part. Of several paths with the same last part,
-    those with the fewest parts remain.
+    """Return a mapping from the last part of a path to the paths of all fields that end with it. Of
+    several such paths, only those with the fewest parts are in the mapping.
     """
     found: dict[str, tuple[str, ...]] = {}
     for path in sorted(field_paths(spec), key=lambda it: it.count(".")):
