@@ -43,7 +43,8 @@ __all__ = [
 ]
 
 CHILDREN: Final[tuple[Child, ...]] = (
-    # The NetworkPolicies are first, so that no pod is reachable without one, unless a write fails.
+    # The NetworkPolicies are first, so that they protect each pod from the start if their writes
+    # succeed.
     network_policy.CHILD,
     router_network_policy.CHILD,
     # The list of adapters is applied before the workload, because the pods mount it.
@@ -93,10 +94,10 @@ def build_all(context: Context) -> list[Manifest]:
 
 
 def build_each(context: Context, served: Container[Kind]) -> dict[Child, Manifest | InvalidSpec]:
-    """Return the objects of the served kinds by their declarations, in the order in which they are
-    applied.
+    """Return a mapping from the declaration of each served kind to its object.
 
-    For an object that cannot be built as the spec requires, the result contains the error.
+    The objects are in the order in which they are applied. In place of an object that cannot be
+    built as the spec requires, the mapping contains the error.
     """
     built: dict[Child, Manifest | InvalidSpec] = {}
     for child in CHILDREN:

@@ -39,8 +39,8 @@ class Attempt:
     """Manifests to write, in order. A child that stays unchanged has an error in place of a
     manifest."""
     unbuilt: InvalidSpec | None
-    """Reason why the manifest of the workload contains the live pods; None if it does not. If the
-    workload has no manifest, the reason is in `children`."""
+    """Error because of which the manifest of the workload keeps the live pods; None if the manifest
+    contains other pods. If the workload has no manifest, the error is in `children`."""
     pods: str | None = None
     """Digest of the pods that the spec requires; None if they cannot be built."""
 
@@ -57,7 +57,8 @@ def build_around_pods(
 ) -> Attempt:
     """Build the children. If the pods cannot be built, keep those of the live workload.
 
-    `restored` replaces the pods whose failure the status records.
+    `restored` contains the pods of an earlier revision. They replace the pods of the spec if the
+    status records that the rollout of the latter has failed.
 
     Raises InvalidSpec if the engine or the accelerator of the spec is not valid, and there is no
     live workload whose pods and engine pin could be kept. No child is built then.

@@ -23,8 +23,8 @@ class Context:
     """The input from which the children of one service are built."""
 
     service: LLMService
-    """The service, including the chart's defaults and the settings of its accelerator class. The
-    settings are left out for a service whose pods cannot be built."""
+    """The service, including the chart's defaults and the settings of its accelerator class. If the
+    pods of the service cannot be built, the settings of the class are left out."""
     settings: OperatorSettings
     pin: EnginePin
     replicas: ReplicaCount
@@ -109,9 +109,9 @@ class Child:
     grant: Grant | None = None
     """Chart value on which the rights on the kind depend; None if they are always granted."""
     substitute: Callable[[Manifest, str], Manifest | None] = _no_substitute
-    """Function that returns a replacement for a manifest that the API server refused, from the
-    manifest and the message of the refusal. It returns None if there is no replacement, and raises
-    InvalidSpec if the user must change something."""
+    """Function that takes a manifest that the API server has refused, and the message of the
+    refusal. It returns a replacement for the manifest; None if there is none. It raises InvalidSpec
+    if the user must change something."""
 
     def __post_init__(self) -> None:
         if self.kind.label_selector != names.CHILD_SELECTOR:

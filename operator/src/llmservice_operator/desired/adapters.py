@@ -94,7 +94,8 @@ def next_list(
 def served_adapters(live: Manifest | None) -> tuple[ListedAdapter, ...]:
     """Return the adapters that clients can use according to the live ConfigMap.
 
-    Any client may have changed the ConfigMap, so the result is empty if it cannot be read.
+    Any client may have changed the ConfigMap. If its content is not a list of adapters, the result
+    is empty.
     """
     try:
         found = json.loads((live or {})["data"][names.ADAPTERS_FILE])["served"]

@@ -14,7 +14,7 @@ from llmservice_operator.desired.comparison import owned_fields
 
 
 def applied_field(live: Mapping[str, Any], field: str) -> Any:
-    """Return the part of a top-level field of a live object that the operator has applied.
+    """For a top-level field of a live object, return the part that the operator has applied.
 
     Applying the part again changes nothing. The part contains no defaults of the API server and no
     fields of other clients, so the operator does not become their owner. Returns None if the

@@ -24,8 +24,8 @@ DEFAULT_WINDOW_SECONDS: Final = round(scale_down_window(ColdStarts().estimate, i
 
 @dataclass(frozen=True)
 class Autoscaler:
-    """The provider that scales the service, and the parts of its object that do not follow from the
-    spec.
+    """The provider that scales the service, and the settings of its HPA or ScaledObject that do not
+    follow from the spec.
     """
 
     provider: ScalingProvider | None = None
@@ -34,8 +34,8 @@ class Autoscaler:
     window_seconds: int = DEFAULT_WINDOW_SECONDS
     """Scale-down stabilization window in seconds."""
     with_tolerance: bool = True
-    """True if the API server stores the tolerance. If it drops the field, a load within 10 % of the
-    target does not change the number of replicas."""
+    """True if the API server stores the tolerance of an HPA. If the API server drops that field, a
+    load within 10 % of the target does not change the number of replicas."""
 
     @classmethod
     def of_spec(cls, service: LLMService) -> Self:

@@ -15,7 +15,7 @@ _NOTHING: Final = "(?!)"
 JSON_FLAGS: Final[Mapping[str, str]] = {
     "--additional-config": _NOTHING,
     "--attention-config": _NOTHING,
-    # The compiler accepts names of functions or options of a C++ compiler in these keys.
+    # The values of these keys can name functions to load, or set options of a C++ compiler.
     "--compilation-config": "backend|inductor_.*",
     "--diffusion-config": _NOTHING,
     "--hf-overrides": _NOTHING,
@@ -33,7 +33,7 @@ _REFUSED_KEYS: Final = (
 )
 """Pattern of the keys that name code or files. It also refuses such keys of future versions."""
 _SAFE: Final = {("backend", "eager"), ("backend", "inductor")}
-"""Members that a flag accepts although their key can name code."""
+"""Members (key and value) that are accepted. Other values of the same keys can name code."""
 _GONE: Final[Mapping[tuple[str, object], str]] = {
     ("use_inductor", False): '{"backend":"eager"}',
     ("use_inductor", True): '{"backend":"inductor"}',

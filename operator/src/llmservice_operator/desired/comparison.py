@@ -2,10 +2,10 @@
 differences.
 
 Server-side apply records in metadata.managedFields which fields each manager owns, down to the item
-of a list. A comparison along that record finds every field that the operator sends and that has
-another value, and every field that the operator has sent earlier but does not send now. So a
-converged pass writes nothing, a removed field is noticed, and no hash annotation is needed. Fields
-that the API server or other clients added are not compared.
+of a list. A comparison along that record finds two kinds of fields: those that the operator sends
+with a value other than the live one, and those that the operator has sent earlier but does not send
+now. So a converged pass writes nothing, a removed field is noticed, and no hash annotation is
+needed. Fields that the API server or other clients added are not compared.
 
 Any client may store anything in managedFields. An unreadable record counts as a difference.
 """
@@ -38,7 +38,7 @@ LONGEST_CACHED_KEY: Final = 200
 """Maximum length of a cached key in characters."""
 
 _PLAIN: Final = frozenset({str, int, bool})
-"""Types whose equal values are also equal for the API server, whatever the field."""
+"""Types of which two equal values are also equal for the API server, in every field."""
 
 ABSENT: Final = None
 """Value of a missing field. The API server stores no null in a field that the operator sends."""
@@ -119,8 +119,9 @@ def owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[st
 def _differences(
     keys: tuple[str, ...], owned: Any, sent: Any, live: Any, *, in_quantities: bool
 ) -> Iterator[Difference]:
-    """Compare one node; `owned` is its part of fieldsV1, empty for a field without a deeper
-    record.
+    """Compare one node of the objects.
+
+    `owned` is the node's part of fieldsV1. It is empty if fieldsV1 records nothing below the node.
     """
     children = owned if isinstance(owned, dict) else {"?": {}}
     children = {key: deeper for key, deeper in children.items() if key != "."}
@@ -200,7 +201,8 @@ class _Items:
     def __init__(self, items: list[Any]) -> None:
         self._items = items
         self._indexes: dict[tuple[str, ...], dict[str, list[int]]] = {}
-        """Positions of the items by the texts of their values, for each set of merge keys."""
+        """For each set of merge keys, a mapping from the values of these keys, as a text, to the
+        positions of the items that have them."""
 
     def having(self, merge_keys: Any) -> list[int]:
         """Return the positions of the items that have these keys and values."""

@@ -71,8 +71,8 @@ class EngineFlags:
         return self.write(flag, value == "true", field)
 
     def write(self, flag: str, value: str | int | bool | list[str], field: str) -> list[str]:
-        """Return the arguments that set `flag`. They are empty if `value` is False and the flag is
-        off by omission.
+        """Return the arguments that set `flag`. No argument is needed if `value` is False and the
+        flag has no form that turns it off.
 
         Raises InvalidSpec, which names `field`, when the version lacks the flag or the value.
         """

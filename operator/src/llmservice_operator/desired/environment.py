@@ -42,9 +42,9 @@ when another pod has taken over an address."""
 MEBIBYTE: Final = 1024**2
 
 REQUEST_TIMEOUT_SECONDS: Final = 600
-"""Default time limit of one request, in seconds, unless the limit of the drain is longer. It is the
-usual time limit of clients. The default drain has the same limit, so that a rollout does not
-terminate a request that would have succeeded."""
+"""Default time limit of one request, in seconds. If the limit of the drain is longer, it is used
+instead. The value is the usual time limit of clients. The default drain has the same limit, so that
+a rollout does not terminate a request that would have succeeded."""
 
 
 def build_environment(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:

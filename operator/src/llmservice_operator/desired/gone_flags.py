@@ -72,7 +72,7 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
 GONE: Final[Mapping[str, str]] = {
     f"--{flag}": advice for advice, flags in _ADVICE.items() for flag in flags
 }
-"""Advice by flag. A flag that a supported version has is not listed."""
+"""Advice about each flag. A flag that a supported version has is not listed."""
 
 _VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "remove it": (
@@ -96,4 +96,4 @@ _VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 GONE_VARIABLES: Final[Mapping[str, str]] = {
     variable: advice for advice, variables in _VARIABLES.items() for variable in variables
 }
-"""Advice by environment variable. No supported version reads these variables."""
+"""Advice about each environment variable. No supported version reads these variables."""

@@ -60,9 +60,8 @@ def is_left_to(live: Manifest, service: LLMService) -> bool:
     """Return whether the live object has no controller and carries the service's labels.
 
     In this case, a service of this name was deleted with `--cascade=orphan`, or a client removed
-    the owner reference. The service adopts the object and
-    applies its own manifest to it. An adopted workload keeps its image and, if the spec sets no
-    number, its replicas.
+    the owner reference. The service adopts the object and applies its own manifest to it. An
+    adopted workload keeps its image and, if the spec sets no number of replicas, also this number.
     """
     labels = live.get("metadata", {}).get("labels") or {}
     ours = {names.MANAGED_BY_LABEL: names.FIELD_MANAGER, **names.selector(service)}

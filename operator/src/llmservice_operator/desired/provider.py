@@ -33,8 +33,8 @@ for at least SHORTEST_WINDOW_PERIOD_SECONDS. Both limits keep the number of writ
 @dataclass(frozen=True)
 class ProviderPlan:
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
-    """The autoscaler. If it has no provider, the operator does not scale the service, neither
-    itself nor through an object."""
+    """The autoscaler. If its provider is None, neither the operator nor an object that the operator
+    applies scales the service."""
     hindrance: Reason | None = None
     """Reason why no provider can change the replicas."""
     note: str = ""

@@ -13,10 +13,10 @@ from llmservice_operator.desired.cache import node_cache_size
 
 CORES_PER_GPU: Final = 1
 GIBIBYTES_PER_GPU: Final = 4
-"""Default memory request in GiB for each GPU. It is an estimate of the minimum with which a replica
-is not the first to starve or to be evicted. Each GPU has a process that feeds it. This process
-keeps one core busy and uses about 3 GiB for libraries and buffers. The smallest nodes with a GPU
-have 4 cores and 16 GiB."""
+"""Default memory request in GiB for each GPU. The value is an estimate: with less, a replica would
+be the first to starve or to be evicted. Each GPU has a process that feeds it. This process keeps
+one core busy and uses about 3 GiB for libraries and buffers. The smallest nodes with a GPU have 4
+cores and 16 GiB."""
 
 CORES_ON_A_CPU: Final = "500m"
 MEMORY_ON_A_CPU: Final = "2Gi"

@@ -24,9 +24,9 @@ def with_defaults(service: LLMService, defaults: ServerDefaults) -> LLMService:
 def _proxy_variables(
     own: tuple[EnvironmentVariable, ...], proxy: Proxy
 ) -> tuple[EnvironmentVariable, ...]:
-    """Return the variables of the proxy that the spec sets neither in upper nor in lower case.
+    """Return the variables of the proxy, without those that the spec sets in upper or lower case.
 
-    The spec may use lower case, and libraries prefer such a variable to the one in upper case.
+    Libraries prefer a variable in lower case to the same one in upper case.
     """
     taken = {variable.name.upper() for variable in own}
     return tuple(

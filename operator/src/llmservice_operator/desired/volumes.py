@@ -161,7 +161,7 @@ _MOUNT_PATHS: Final = {
 
 
 def _claims(service: LLMService) -> dict[str, str]:
-    """Return the claims by their volume names.
+    """Return a mapping from the name of a volume to its claim.
 
     If the model and the draft model are on the same claim, there is one volume.
     """

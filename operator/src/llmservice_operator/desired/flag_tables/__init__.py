@@ -51,5 +51,5 @@ def _tables() -> Iterator[tuple[str, Mapping[str, Flag]]]:
 
 
 TABLES: Final[Mapping[str, Mapping[str, Flag]]] = dict(_tables())
-"""Flags by vLLM version and full flag name, with the oldest version first. The files, which are
-part of the program, are read once, when the module is imported."""
+"""For each vLLM version, the oldest first, a mapping from the full name of a flag to the flag. The
+files, which are part of the program, are read once, when the module is imported."""
