@@ -52,12 +52,12 @@ class Router(Fields):
     """Longest time in seconds that a request waits in the router for a replica. After that, it is
     refused with status 503. With 0, no request waits in the router."""
     max_held_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """Maximum number of requests that wait in each router pod. Further requests are refused with
-    status 503. Each of them needs 128Ki of memory."""
+    """Maximum number of requests that wait in each router pod. Each waiting request needs 128Ki of
+    memory. Further requests are refused with status 503."""
     policy: Literal["LeastWork", "LeastRequest"] = "LeastWork"
     """Choice of the replica. LeastWork: the replica with the shortest expected time to the first
-    token, from its work in seconds and the prompts in its prefix cache. LeastRequest: the replica
-    with the fewest requests."""
+    token, which the router estimates by the replica's work in seconds and by the prompts in its
+    prefix cache. LeastRequest: the replica with the fewest requests."""
     heartbeat_seconds: Annotated[int, Field(ge=1, le=300)] = 10
     """Time in seconds between two comments in a stream that waits in the router. They keep
     connections open through proxies that close idle ones. A client that measures the time to the
