@@ -79,11 +79,11 @@ class ChildWriter:
         self._scaler = scaler
         self._guard = guard
         self._slow: dict[Key, tuple[Kind, ...]] = {}
-        """Kinds whose last write got no response, by service. The most recently tried kind is
-        last."""
+        """For each service, the kinds whose last write got no response. The most recently tried
+        kind is last."""
         self._wanted: dict[Key, tuple[str, float]] = {}
-        """Uid of each service whose existence the API server confirmed, and the time on the event
-        loop's clock until which the confirmation is valid."""
+        """For each service whose existence the API server has confirmed, its uid and the time until
+        which the confirmation is valid, on the event loop's clock."""
 
     async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return the live object of this name, even if the service does not own it; None if there
@@ -365,7 +365,7 @@ class ChildWriter:
     async def _owner_of_the_cause(
         self, kind: Kind, live: Manifest, error: Rejected
     ) -> Contested | None:
-        """Return an error that names the client that owns the rejected field.
+        """Return an error with the name of the client that owns the rejected field.
 
         Returns None if the rejection has a known cause, or if no other client is known to own the
         field.
@@ -403,7 +403,7 @@ def _check_owner(live: Manifest, service: LLMService, child: Child) -> None:
     """Check that the operator may write the object.
 
     Raises StillDeleting if the object belongs to a deleted service of the same name, and NameTaken
-    if it does not belong to the service for another reason.
+    if it belongs to somebody else.
     """
     # An object that outlives its service has no owner, and a client may have removed its labels.
     is_kept = child.outlives_service(service) and was_made_by_operator(live)

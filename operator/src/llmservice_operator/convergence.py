@@ -81,7 +81,8 @@ class _Record:
     """Path and live value of each field in which the response to the last write differed from the
     manifest."""
     fields: dict[str, _Field] = field(default_factory=dict)
-    """Counts of the writes of the last manifest, by the path of the field that caused them."""
+    """Mapping from the path of each field that caused writes of the last manifest to the count of
+    these writes."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0

@@ -77,8 +77,8 @@ class StatusUpdate:
     status: dict[str, Any]
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
-    """Events about new values of the status or reason of Ready and of the optional conditions,
-    about new deprecated arguments and variables, and about new rewrites by an admission webhook."""
+    """Events about changes: a new status or reason of Ready or of an optional condition, a new
+    notice about a deprecated argument or variable, and a new rewrite by an admission webhook."""
     requeue_after_seconds: float | None = None
     """Delay in seconds until a pass is needed even without an event. None if only an event can
     require one."""
@@ -389,8 +389,8 @@ def _replicas(seen: Observation, desired: int) -> str:
 
 
 def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdate:
-    # The metrics server owns the calibration. If the operator sent the field, it would become the
-    # owner.
+    # The metrics server owns the calibration. If the operator sent the field, the operator would
+    # become the owner.
     written = status.model_dump(
         by_alias=True, exclude_none=True, mode="json", exclude={"autoscaling": {"calibration"}}
     )

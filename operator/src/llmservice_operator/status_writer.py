@@ -34,8 +34,8 @@ class Written:
 
     is_changed: bool
     look_again_seconds: float | None = None
-    """Time in seconds after which the status may be written again, if its writes are paused because
-    another client changes it back; None otherwise."""
+    """Time in seconds after which the status may be written again; None if its writes are not
+    paused. They are paused while another client changes the status back."""
 
 
 class StatusWriter:
@@ -130,8 +130,8 @@ class StatusWriter:
 
 
 def unknown_fields(refusal: str) -> frozenset[Path]:
-    """Return the fields of the status that the API server's message names as missing from its
-    schema.
+    """Return the fields of the status that the schema lacks, according to the API server's
+    message.
     """
     found = (re.sub(r"\[[^\]]*\]", "", path) for path in _UNKNOWN_FIELD.findall(refusal))
     return frozenset(tuple(path.strip(".").split(".")) for path in found)

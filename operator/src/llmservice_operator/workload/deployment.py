@@ -38,7 +38,7 @@ _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
 _NO_REPLICA_SET: Final = "ReplicaSetCreateError"
 """Reason of the condition Progressing while the API server refuses a new ReplicaSet."""
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
-"""Reasons of the condition Progressing. If it has one of them, its message names no ReplicaSet."""
+"""Reasons of the condition Progressing with which the condition's message names no ReplicaSet."""
 
 
 class _Deployment:
@@ -175,12 +175,12 @@ def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
 
 
 def _present_revision(live: Manifest) -> str | None:
-    """Return the revision of the present template, from the name of its ReplicaSet in the
-    status.
+    """Return the revision of the present template. It is a part of the name of the ReplicaSet,
+    which the message of the condition Progressing contains.
 
-    The controller writes that name no later than the number of updated replicas. While the
-    Deployment is paused, the status contains another message, and the result is empty. None if no
-    message names a ReplicaSet.
+    The controller never writes the number of updated replicas before that name. The result is an
+    empty text while the Deployment is paused, because the condition then has another message. The
+    result is None if the message names no ReplicaSet.
     """
     progressing = condition(live, "Progressing")
     if progressing.get("reason") in _PAUSED:
@@ -190,7 +190,8 @@ def _present_revision(live: Manifest) -> str | None:
 
 
 def _complete_revision(live: Manifest) -> str | None:
-    """Return the revision of all pods. None unless its rollout is complete and a replica is ready.
+    """Return the revision of all pods if its rollout is complete and a replica is ready; otherwise
+    None.
 
     The controller names a new ReplicaSet before it updates the numbers. Only the reason of the
     condition shows that the name and the numbers belong to the same ReplicaSet.

@@ -83,8 +83,8 @@ def observe_service(
     """Return the observation of a service, reduced from its live workload and pods.
 
     `report` contains the reports of the model servers. None while no metrics server answers.
-    `events` are the Events about pods that do not start, by the name of the pod, the newest last.
-    Without `now`, everything that depends on the time is left out.
+    `events` is a mapping from the name of a pod that does not start to the Events about it, the
+    newest last. Without `now`, everything that depends on the time is left out.
     """
     if live is None:
         return Observation()
@@ -160,8 +160,9 @@ def _look_again_seconds(
 
 
 def _since(found: Iterable[tuple[Manifest, Problem]], *reasons: Reason) -> datetime | None:
-    """Return the earliest of the last changes of the condition PodScheduled, over the pods whose
-    problem has one of the reasons.
+    """Return the time since which the first of the pods with one of these reasons has waited.
+
+    A pod has waited since the last change of its condition PodScheduled.
     """
     since = (
         condition(pod, "PodScheduled").get("lastTransitionTime")

@@ -21,7 +21,7 @@ class EnginePin:
     """Assumed vLLM version of an image from the spec, for a spec that names no version. It is the
     operator's own version at the time when the image was set. None if it equals `version`, and for
     the operator's own images. The pin keeps it in addition to the version that the spec names, so
-    that removing spec.engine.version restores the state before it was set."""
+    that removing spec.engine.version has the same effect as never setting it."""
     untried: bool = False
     """Whether this is a default image with which no replica has been ready."""
 

@@ -20,14 +20,17 @@ from llmservice_operator.workload.registry import workload_of
 def resolve_pin(
     service: LLMService, live_workload: Manifest | None, settings: OperatorSettings
 ) -> EnginePin:
-    """Return the image of the spec, else the one pinned in the status, else the running one, else
-    the operator's default for the accelerator.
+    """Return the engine pin of the service. Its image is the first of these that applies:
 
-    A pinned image is used only if it is a tried default for the accelerator of the spec, with the
-    version of the spec if it names one. The live workload replaces a status that was lost.
+    1. the image of the spec
+    2. the image that the last pass recorded, if it is a default image for the accelerator of the
+       spec, a replica has been ready with it, and the spec names no other version
+    3. the operator's default for the accelerator
+
+    The record is in the status. If the status was lost, the record in the live workload is used.
 
     Raises InvalidSpec if the operator has no image for the accelerator. Also raises it if the spec
-    names a version without an image, and neither the pinned nor the default image contains that
+    names a version without an image, and neither the recorded nor the default image contains that
     version.
     """
     accelerator = service.spec.accelerator.type

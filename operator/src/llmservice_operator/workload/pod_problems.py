@@ -1,4 +1,6 @@
-"""Finds the problem that keeps a pod from being ready, and its solution, in the pod's status."""
+"""Finds, in the status of a pod, the problem that keeps the pod from being ready, and says how to
+solve it.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,7 @@ def is_missing_object(said: str) -> bool:
 
 
 def start_problem(said: str) -> Problem:
-    """Return the problem that a node's message about a failed start of a pod describes."""
+    """Return the problem of a pod whose start has failed with this message of the node."""
     if _SECRET_IS_MISSING.search(said):
         return with_hint(
             Reason.SECRET_MISSING, f"A Secret that the spec names cannot be read: {said}"

@@ -160,8 +160,9 @@ def _build_probes(spec: LLMServiceSpec) -> dict[str, Any]:
 
 def build_readiness_probe(spec: LLMServiceSpec) -> dict[str, Any]:
     """Build the probe of a server that fails it as soon as it drains."""
-    # If the server is the only pod, or the only pod of a node that a load balancer still uses,
-    # proxies continue to send it requests while it counts as ready.
+    # The server has to count as ready until the end of preStopSeconds. If it is the only pod, or
+    # the only pod of a node that a load balancer still uses, proxies continue to send it requests
+    # as long as it counts as ready.
     until_gone = math.ceil(spec.termination.pre_stop_seconds / READINESS_PROBE_PERIOD_SECONDS) + 1
     return build_probe(
         names.READINESS_PROBE_PATH, READINESS_PROBE_PERIOD_SECONDS, max(2, until_gone)

@@ -86,10 +86,10 @@ class Workload(Protocol):
     def keep_spec(
         self, service: LLMService, count: ReplicaCount, applied: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Build the spec around the pods that were last applied.
+        """Build the spec with the pods of `applied`, an earlier spec of the workload.
 
-        It is used while `build_spec` raises InvalidSpec. Raises KeyError if `applied` contains no
-        pods.
+        It is used while `build_spec` raises InvalidSpec, and during a rollback. Raises KeyError if
+        `applied` contains no pods.
         """
         ...
 
@@ -121,8 +121,8 @@ class Workload(Protocol):
         ...
 
     def pinned_image(self, live: Manifest) -> str | None:
-        """Return the image of the model server in a live workload, or in the object that keeps the
-        pods of an earlier revision. None if it contains no model server.
+        """Return the image of the model server in `live`: a live workload, or the object that keeps
+        the pods of an earlier revision. None if `live` contains no model server.
         """
         ...
 

@@ -30,8 +30,8 @@ def replicas_of(pods: Iterable[Manifest]) -> list[Replica]:
 def group(pods: Iterable[Manifest]) -> list[Replica]:
     """Group pods of one service by the replica to which they belong.
 
-    Each pod shows which kind of workload made it, because a service may have pods of two kinds:
-    those of the present kind and, while they terminate, those of an earlier kind.
+    A service may have pods of two kinds of workload: those of the present kind and, while they
+    terminate, those of an earlier kind. So each pod itself shows which kind made it.
     """
     pods_by_kind = defaultdict[int, list[Manifest]](list)
     for pod in pods:

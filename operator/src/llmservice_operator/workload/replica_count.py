@@ -38,8 +38,8 @@ class ReplicaCount:
 
 
 def resolve_replicas(service: LLMService, live: Manifest | None) -> ReplicaCount:
-    """Return the number in the spec. Without one, return the number at which autoscaling ended, or
-    else 1. While autoscaling is on, return none.
+    """Return the number of replicas for the manifest: the number in the spec, or else the number at
+    which autoscaling ended, or else 1. While autoscaling is on, the manifest contains no number.
 
     An object that the service adopts keeps its number. A suspended service has 0, and its workload
     records the number for the time after the suspension.
@@ -109,9 +109,9 @@ def desired_replicas(live: Manifest) -> int:
 def first_replicas(service: LLMService) -> int:
     """Return the number of replicas of a new workload.
 
-    With autoscaling, it is the number that the load last required, in case a user deleted the
-    workload, or else the minimum. Otherwise, it is the number in the spec. While the service is
-    suspended, it is 0.
+    With autoscaling, it is the number that the load last required, or the minimum if that number is
+    not known. The former applies after a user has deleted the workload. Without autoscaling, it is
+    the number in the spec. While the service is suspended, it is 0.
     """
     autoscaling = service.spec.autoscaling
     if autoscaling is None or service.spec.suspend:

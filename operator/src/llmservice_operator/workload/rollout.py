@@ -26,8 +26,8 @@ waits, such as for a drain or for a new node."""
 @dataclass(frozen=True)
 class RolloutDecision:
     status: RolloutStatus | None
-    """Record that each old pod ends before its successor starts. None until a rollout of type Auto
-    decides this, after the rollout, and for all other types."""
+    """Record of the decision that each old pod ends before its successor starts. None before this
+    decision, after the rollout, and for every type except Auto."""
     requeue_after_seconds: float | None = None
     """Seconds after which the decision may change without an event. None if it cannot."""
 

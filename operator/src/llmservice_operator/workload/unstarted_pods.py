@@ -132,8 +132,9 @@ def unstarted_problem(pod: Manifest, events: Sequence[PodEvent], now: datetime) 
 def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
     """Return the Event that names the cause. None if the last Event is no warning.
 
-    For example, the Events of a long image pull are no warnings. A volume that cannot be attached
-    is reported once, and later Events only report timeouts.
+    For example, the Events of a long image pull are no warnings. The Event about a volume that
+    cannot be attached need not be the last one: it comes once, and later Events only report
+    timeouts.
     """
     if not events or events[-1].type != "Warning":
         return None
