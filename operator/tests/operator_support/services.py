@@ -18,7 +18,7 @@ from llmservice_operator.settings import OperatorSettings, ServerImages
 
 REPOSITORY = Path(__file__).parents[3]
 HARMLESS_FLAG = "--response-role"
-"""A flag of every engine version that extraArgs accepts and that is unlikely to get a field."""
+"""A flag that every engine version has and extraArgs accepts. It is unlikely to get a field."""
 HARMLESS_ARG = f"{HARMLESS_FLAG}=assistant"
 HARMLESS_SWITCH = "--return-tokens-as-token-ids"
 """A switch with the same properties."""

@@ -59,7 +59,7 @@ def test_every_field_is_structural_and_bounded(path: str, schema: dict[str, Any]
             assert "minimum" in schema
             assert "maximum" in schema or path.startswith("status")
         case "number":
-            # Only programs read and write fractions.
+            # A number with a fraction may only be in a field that users neither read nor write.
             assert "minimum" in schema
             assert path.startswith("status.autoscaling.calibration")
         case "boolean":

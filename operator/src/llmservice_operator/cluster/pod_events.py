@@ -34,11 +34,11 @@ class PodEvents:
         self._asked: dict[Key, _Asked] = {}
 
     async def read(self, key: Key, pods: Iterable[Manifest]) -> dict[str, tuple[PodEvent, ...]]:
-        """Return the Events about the pod that has waited longest, by the pod's name, the newest
-        last.
+        """Return a mapping from the name of the pod that has waited longest to the Events about it,
+        the newest last.
 
-        The result is empty if no pod waits too long. If the Events cannot be read, the pod has no
-        Events in the result, and the status contains less detail, but no error.
+        The mapping is empty if no pod waits too long. If the Events cannot be read, the mapping
+        contains the pod without Events. The status then contains less detail, but no error.
         """
         now = self._now()
         pod = pod_to_ask_about(pods, now)

@@ -9,10 +9,8 @@ DOWN_TOLERANCE = 0.0
 
 
 def behavior_for(max_replicas: int, scale_down_window_seconds: float) -> Behavior:
-    """Return the behavior.
-
-    It scales up in one step. After the window, it scales down by at most half of the replicas per
-    minute.
+    """Return the behavior of the HPA: it scales up in one step and, after the scale-down window,
+    scales down by at most half of the replicas per minute.
     """
     return Behavior(
         ScalingRules(
