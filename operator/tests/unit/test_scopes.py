@@ -1,6 +1,6 @@
 """Tests that loads, watches and audits are independent for each kind and namespace."""
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -199,6 +199,32 @@ async def test_an_unreadable_object_breaks_no_load_no_event_and_no_audit() -> No
         assert world.known() == {"good"}
     assert set(world.problems) == {None}
     assert world.cache.count_unreadable(LLMSERVICES) == 1
+
+
+@pytest.mark.parametrize("answer", [{"metadata": {}}, {**service(), "metadata": {"uid": "a"}}])
+async def test_an_answer_that_is_no_object_ends_neither_an_audit_nor_a_reload(
+    answer: dict[str, Any],
+) -> None:
+    async def read(*_: object) -> dict[str, Any]:
+        return answer
+
+    world = World({LLMSERVICES: [service(version=5)]})
+    async with world.reflecting(audit_seconds=0.02):
+        await world.until_watching()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(world, "read", read)
+            world.objects[LLMSERVICES] = [service(version=6)]
+            lists = world.lists
+            await eventually_in_loop(lambda: world.lists > lists + 8)
+            world.outdated[LLMSERVICES] = [service(version=4)]
+            world.broken.set()
+            await eventually_in_loop(
+                lambda: any("older than what was read" in str(each) for each in world.problems)
+            )
+        world.outdated.clear()
+        await eventually_in_loop(
+            lambda: world.cache.service(("team", "llama")) == service(version=6)
+        )
 
 
 async def test_an_object_that_changes_its_owner_enqueues_both_services() -> None:

@@ -146,9 +146,14 @@ class Audit:
             if suspect.has_moved(known):
                 continue
             try:
-                live = await self._cluster.read(*id_)
+                read = await self._cluster.read(*id_)
+                live = None if read is None else understood(read)
             except ClusterError as error:
                 logger.warning("%s cannot be looked at: %s", " ".join(map(str, id_[1:])), error)
+                continue
+            except Unreadable:
+                for owner in self._cache.take(read) or ():
+                    self._enqueue(owner)
                 continue
             if self._cache.get(*id_) is not known or not self._differs(known, live):
                 continue
@@ -208,7 +213,7 @@ class Audit:
         for each in heapq.nsmallest(READS_OF_OLD, older, key=version):
             live = await self._cluster.read(*object_id(each))
             if live is not None:
-                if version(live) < known[object_id(each)]:
+                if any(version(it) < known[object_id(each)] for it in _readable([live])):
                     return
                 break
         raise ClusterError(
