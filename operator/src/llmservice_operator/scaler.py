@@ -24,7 +24,7 @@ from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by, may_change
 from llmservice_operator.desired.comparison import Difference
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
-from llmservice_operator.errors import Contested, NotFound
+from llmservice_operator.errors import ClusterError, Contested, NotFound
 from llmservice_operator.kinds import AUTOSCALERS, PODS, SCALED_OBJECTS, Kind
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
@@ -137,7 +137,7 @@ class Scaler:
             self._syncs.pop(key, None)
             return False, None
         current = desired_replicas(live)
-        wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
+        wrote, decision = await self._try_to_mark(service, autoscaling, report, current), None
         is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
         desired = current
         if is_direct or autoscaling.mode is ScalingMode.RECOMMEND:
@@ -196,6 +196,23 @@ class Scaler:
         self._guard.wrote(known_as, wanted, [difference], [], now)
         logger.info("set %d replicas, of %d", number, desired_replicas(live))
         return not is_same_version(stored, live)
+
+    async def _try_to_mark(
+        self,
+        service: LLMService,
+        autoscaling: Autoscaling,
+        report: LoadReport | None,
+        current: int,
+    ) -> bool:
+        """Call `_mark_emptiest`. A cost that cannot be written prevents no scaling, because the
+        costs only decide which replica ends first.
+        """
+        try:
+            return await self._mark_emptiest(service, autoscaling, report, current)
+        except ClusterError as error:
+            logger.warning("a deletion cost was not written: %s", error)
+            self._marked[service.namespace, service.name] = self._now()
+            return False
 
     async def _mark_emptiest(
         self,

@@ -9,19 +9,22 @@ from typing import Any, cast
 
 import pytest
 
+from llmservice_operator import names
 from llmservice_operator.api.autoscaling import ScalingProvider
+from llmservice_operator.api.load_report import ReplicaLoad
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.cluster import Cache, Cluster, ServedKinds
 from llmservice_operator.desired import Autoscaler
 from llmservice_operator.desired.provider import ProviderPlan
+from llmservice_operator.errors import Forbidden
 from llmservice_operator.kinds import SCALED_OBJECTS
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 from operator_support.reconcile import served_kinds
 from operator_support.report import a_report
-from operator_support.services import NOW, a_body, as_live
+from operator_support.services import NOW, a_body, a_pod, as_live
 
 SETTINGS = OperatorSettings(keda=True)
 DIRECT = ProviderPlan(Autoscaler(ScalingProvider.DIRECT))
@@ -135,6 +138,34 @@ async def test_the_first_load_is_acted_on_at_once(
     _, decision = await scaler.scale(of, DIRECT, report)
     assert decision is not None
     assert decision.replicas == 4
+
+
+async def test_a_cost_that_cannot_be_written_prevents_no_scaling_and_is_not_sent_at_once_again(
+    cluster: Recorder, cache: Cache, served: ServedKinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, now, asked = service(), [NOW], list[str]()
+    scaler = Scaler(cast(Cluster, cluster), cache, served, SETTINGS, lambda: now[0])
+    runs(cache, of, 4)
+    pod = {**a_pod({"running": {}}, ready=True), "apiVersion": "v1", "kind": "Pod"}
+    labels = {**pod["metadata"]["labels"], **names.labels(of)}
+    own = {"namespace": of.namespace, "uid": "p", "resourceVersion": "5", "labels": labels}
+    cache.observe({**pod, "metadata": {**pod["metadata"], **own}})
+
+    async def refuse(method: str, path: str, *_: Any, **__: Any) -> dict[str, Any]:
+        asked.append(f"{method} {path}")
+        raise Forbidden("a policy denied the request", 403)
+
+    monkeypatch.setattr(cluster, "write", refuse, raising=False)
+    for _ in range(60):
+        now[0] += timedelta(seconds=15)
+        replica = ReplicaLoad(pod=pod["metadata"]["name"], is_ready=True, running_requests=5)
+        report = a_report(at=now[0].timestamp(), demand_percent=85.0, replicas=(replica,))
+        await scaler.scale(of, DIRECT, report)
+        if cluster.sent:
+            break
+    assert cluster.sent[0][1]["replicas"] < 4
+    assert 0 < len(asked) <= 31
+    assert len(set(asked)) == 1
 
 
 @pytest.mark.parametrize(("installed", "expected"), [(True, "KEDA"), (False, None)])

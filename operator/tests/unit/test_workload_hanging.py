@@ -469,6 +469,18 @@ def test_a_replica_set_that_the_api_server_refuses_is_reported_although_the_spec
     assert not found.is_rolled_out
 
 
+def test_a_long_name_that_another_client_wrote_is_no_revision_too_long_for_the_status() -> None:
+    named = {
+        "type": "Progressing",
+        "status": "True",
+        "reason": "NewReplicaSetAvailable",
+        "message": f'ReplicaSet "{"x" * 5000}" has successfully progressed.',
+    }
+    found = seen(a_pod(RUNNING, ready=True), ready=1, conditions=(named,))
+    status = build_status(a_service(), PIN, found, NOW).status
+    assert len(status["completeRevision"]) == 63
+
+
 def test_a_paused_deployment_is_reported() -> None:
     deployment = a_deployment(replicas=1, updated=0, ready=1)
     deployment["spec"]["paused"] = True

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus
@@ -145,4 +146,14 @@ def test_a_deployment_that_lost_the_record_pins_nothing(lost: str) -> None:
         del live["metadata"]["annotations"]
     else:
         live["spec"]["template"]["spec"]["containers"][0]["name"] = "other"
+    assert resolve_pin(a_service(), live, SETTINGS) == NEW_GPU
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [names.ENGINE_VERSION_ANNOTATION, names.ENGINE_DEFAULT_FOR_ANNOTATION],
+)
+def test_a_record_that_the_status_cannot_hold_pins_nothing(annotation: str) -> None:
+    live = running(EnginePin("registry/gpu:0", "0.31.0", "nvidia"))
+    live["metadata"]["annotations"][annotation] = "x" * 5000
     assert resolve_pin(a_service(), live, SETTINGS) == NEW_GPU

@@ -35,6 +35,9 @@ REVISION_LABEL: Final = "pod-template-hash"
 """Label that the Deployment controller sets to a different value on each ReplicaSet."""
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
+_LABEL_LENGTH: Final = 63
+"""Maximum length of a label's value, and so of a revision. Any client may have written a longer
+name of a ReplicaSet."""
 _NO_REPLICA_SET: Final = "ReplicaSetCreateError"
 """Reason of the condition Progressing while the API server refuses a new ReplicaSet."""
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
@@ -186,7 +189,9 @@ def _present_revision(live: Manifest) -> str | None:
     if progressing.get("reason") in _PAUSED:
         return ""
     named = _REPLICA_SET.search(str(progressing.get("message")))
-    return None if named is None else named[1].removeprefix(f"{live['metadata']['name']}-")
+    if named is None:
+        return None
+    return named[1].removeprefix(f"{live['metadata']['name']}-")[:_LABEL_LENGTH]
 
 
 def _complete_revision(live: Manifest) -> str | None:

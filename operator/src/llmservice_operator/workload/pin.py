@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from pydantic import ValidationError
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.status import EngineStatus
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,15 @@ def pin_of_annotations(live: Manifest, image: str) -> EnginePin | None:
     version = annotations.get(names.ENGINE_VERSION_ANNOTATION)
     if version is None:
         return None
-    return EnginePin(
+    pin = EnginePin(
         image,
         version,
         annotations.get(names.ENGINE_DEFAULT_FOR_ANNOTATION),
         annotations.get(names.ENGINE_ASSUMED_VERSION_ANNOTATION),
     )
+    try:
+        EngineStatus.model_validate(asdict(pin))
+    except ValidationError:
+        # Any client may have written the annotations. The status can hold no such pin.
+        return None
+    return pin
