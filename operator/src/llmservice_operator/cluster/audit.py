@@ -31,8 +31,8 @@ Scope = tuple[Kind, str | None]
 """A kind and a namespace. None means all namespaces."""
 
 READS_OF_OLD = 5
-"""Maximum number of objects of an outdated list that a reload reads by name. It stops at the first
-one that still exists."""
+"""A reload that gets an outdated list reads objects of this list by name, until one of them still
+exists. This is the maximum number of these reads."""
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +137,8 @@ class Audit:
         """Update the cache where it still differs, enqueue the services, and return the number of
         differences.
 
-        An object that an event has updated since `suspects` is skipped, even if it has changed
-        again.
+        An object that an event has updated since the call of `suspects` is skipped, even if the
+        cache differs from the cluster again.
         """
         repaired = 0
         for id_ in suspects:
@@ -198,7 +198,7 @@ class Audit:
         return True
 
     async def _check_age(self, before: Snapshot, listed: Iterable[Manifest]) -> None:
-        """Raise ClusterError if the list is older than the cache although the cluster is not.
+        """Raise ClusterError if the list is older than the cache and the cluster is not.
 
         An API server that lags behind may return such a list, and the operator must not go back to
         an earlier spec. After a restore of its database, the cluster itself is older than the

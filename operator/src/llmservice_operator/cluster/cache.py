@@ -55,8 +55,8 @@ def controller_of(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def owner_key(manifest: Mapping[str, Any]) -> Key | None:
-    """Return the LLMService that an object belongs to, from the object's name, controller or
-    label.
+    """Return the LLMService that an object belongs to. The object's name, controller or label shows
+    it.
     """
     metadata = manifest["metadata"]
     if kind_of(manifest) is LLMSERVICES:
@@ -108,7 +108,7 @@ class Cache:
         None means that the cache did not change.
         """
         if not is_deleted and self._held(manifest) is not None:
-            return None  # most events report a version that is in the response to a write
+            return None  # most events repeat the response to a write
         try:
             found = understood(manifest)
         except Unreadable as error:

@@ -384,8 +384,8 @@ def as_yaml(manifest: Manifest) -> str:
 def _error(
     request: str, status: int, text: bytes, headers: Mapping[str, str] = MappingProxyType({})
 ) -> ClusterError:
-    """Return the exception for an error response. Its message is that of the server, which names
-    the verb and the resource.
+    """Return the exception for an error response, with the server's message. This message names the
+    verb and the resource.
     """
     try:
         message, is_the_servers = json.loads(text)["message"], True

@@ -122,7 +122,7 @@ class Compactor:
 
 
 def _key(value: Any) -> Any:
-    """Return the representation of a value in the key of the part that contains it."""
+    """Return the form of a value inside the key of its enclosing part."""
     if isinstance(value, dict | list):
         return (id(value),)
     # Python treats True, 1 and 1.0 as equal.

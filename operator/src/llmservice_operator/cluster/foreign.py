@@ -241,8 +241,8 @@ checked where it is parsed."""
 
 
 def understood(manifest: Any) -> Manifest:
-    """Return the object without nulls, after a check that every part has the type that the API
-    promises.
+    """Check that every part has the type that the API promises, and return the object without
+    nulls.
 
     The field ownership of other managers is left out, because it is half of a manifest's bytes and
     unused. Raises Unreadable if a part has another type.
@@ -258,8 +258,8 @@ def understood(manifest: Any) -> Manifest:
     ours = list(filter(_is_ours, entries if isinstance(entries, list) else ()))
     found: Manifest = _without_nulls({**manifest, "metadata": metadata})
     if ours:
-        # The record is added only here. Any client can write a record under our manager's name that
-        # is nested too deep for the recursion.
+        # The record is added only here, after the recursion. Any client can use our manager's name,
+        # and write a record that is nested too deep for the recursion.
         found["metadata"]["managedFields"] = ours
     try:
         _SHAPES.get(kind, _Plain).model_validate(found)

@@ -29,8 +29,8 @@ HEALTHY_AFTER_SECONDS = 60.0
 starts again at its first delay."""
 WAIT_FOR_CLUSTER_SECONDS = 5.0
 PATIENT_ATTEMPTS = 3
-"""Number of partly failed loads that are repeated before the process works with the objects that it
-has."""
+"""Number of times that a partly failed load is repeated. After that, the process works with the
+objects that were loaded."""
 LONGEST_RETRY_SECONDS = 300.0
 """Longest pause in seconds between two attempts at the lists that failed."""
 TROUBLES_TOLD = 5
@@ -215,7 +215,7 @@ class Reflector:
         return False
 
     def _why_not_to_begin(self) -> str | None:
-        """Return the reason why a partly loaded cache is not usable, or None if it is.
+        """Return the reason why a partly loaded cache is not usable, or None if it is usable.
 
         The process waits for a temporary error to end, but not for ever, because an error about one
         kind in one namespace must not stop the work on all others.
@@ -231,7 +231,7 @@ class Reflector:
         return None
 
     def _why_blocked(self) -> str | None:
-        """Return the reason why a kind cannot be listed in any namespace; None if there is no such
+        """Return the error of a kind whose lists fail in all namespaces; None if there is no such
         kind.
         """
         for kind in self._served.watched:
@@ -243,8 +243,8 @@ class Reflector:
     def _tell_troubles(self) -> None:
         """Report the kinds and namespaces that are not watched.
 
-        If a kind is not watched in one namespace, the process reports a hindrance. If a kind cannot
-        be listed in any namespace, the process is not ready, although it continues to work.
+        If a kind is not watched in one namespace, the process reports a hindrance. If the lists of
+        a kind fail in all namespaces, the process continues to work and is not ready.
         """
         if (blocked := self._why_blocked()) != self._blocked:
             self._blocked = blocked

@@ -98,7 +98,7 @@ class ServedKinds:
         return changed
 
     async def _may_list(self, kind: Kind) -> bool:
-        """Return whether the kind can be listed in any namespace.
+        """Return whether the kind can be listed in at least one namespace.
 
         A refusal may be temporary, because rights take effect some time after they are granted.
         """

@@ -1,10 +1,10 @@
 """The LLMServices that a new leader has read since it was elected.
 
 A standby fills its cache from watches, and a watch may stop delivering events without an error. A
-leader's first change of a service must not depend on an earlier spec, because it would undo the
-change of the previous leader. So the leader reads each service from the API server once in its
-term, before it changes the service. One LIST per namespace reads all services. A service that the
-LIST did not contain is read by name.
+leader's first change of a service must not follow from an outdated spec, because such a change
+would undo that of the previous leader. So the leader reads each service from the API server once in
+its term, before it changes the service. One LIST per namespace reads all services. A service that
+the LIST did not contain is read by name.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Reads the fields of a model's config.json that determine its memory.
 
-The names of the fields are those of the transformers library. A model whose layers keep a state
-other than keys and values, or the latent vectors that replace them, is refused, because its memory
-could only be guessed.
+The names of the fields are those of the transformers library. The layers of a model may keep keys
+and values, or latent vectors in place of both. A model whose layers keep another state is refused,
+because its memory could only be guessed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _OTHER_STATE: Final = {
     "global_head_dim": "layers with heads of two sizes",
     "block_configs": "layers of different shapes",
 }
-"""Reasons why the formulas do not cover a model, by the field of config.json that shows the
-reason."""
+"""Mapping from a field of config.json to the reason why the formulas do not cover a model with this
+field."""
 
 _ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
-"""Number of layers from one layer that keeps the whole context to the next, by model type. It is
-used if config.json has no layer_types."""
+"""Mapping from a model type to a distance in layers: from one layer that keeps the whole context to
+the next. It is used if config.json has no layer_types."""
 
 _SCALED_LENGTHS: Final = frozenset({"linear", "dynamic", "yarn"})
 """Kinds of RoPE scaling that multiply the context length in config.json."""

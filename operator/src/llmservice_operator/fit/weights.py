@@ -27,17 +27,17 @@ _BITS: Final = {
     "BOOL": 8,
     "F4": 4,
 }
-"""Bits of a number, by its name in the safetensors format."""
+"""Mapping from the safetensors name of a number format to the bits of one number."""
 _WHOLE_PRECISION: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 _BITS_AT_LOAD: Final = {"fp8": 8}
-"""Bits of a weight in a linear layer, by the quantization that the engine applies while it loads
-the model."""
+"""Mapping from a quantization that the engine applies while it loads a model to the bits of one
+weight in a linear layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Number of stored parameters of a model, by the safetensors name of their format."""
+    """Numbers of a model's stored parameters, one for each safetensors name of a number format."""
 
     parameters: Mapping[str, int]
 

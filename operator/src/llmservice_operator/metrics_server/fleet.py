@@ -103,8 +103,8 @@ class Fleet:
 
     @property
     def learned(self) -> dict[Key, Calibration]:
-        """Calibrations that this process has learned, of services that it has watched for a
-        minute.
+        """Calibrations that this process has learned. A service is left out until this process has
+        watched it for a minute.
         """
         return {
             key: it.learned

@@ -61,7 +61,9 @@ class FrontProxy:
 
     @classmethod
     def from_config(cls, config_map: Mapping[str, Any]) -> Self | None:
-        """Return the front proxy in the ConfigMap; None if it names none or is malformed."""
+        """Return the front proxy in the ConfigMap; None if the ConfigMap names none or is
+        malformed.
+        """
         data = config_map.get("data") or {}
 
         def texts(key: str) -> tuple[str, ...]:
@@ -99,8 +101,9 @@ class FrontProxy:
         groups = [value for it in self.group_headers for value in headers.getall(it, [])]
         if not {_AUTHENTICATED, _UNAUTHENTICATED} & set(groups):
             # The API server sends one of the two groups with every user, but neither of them with
-            # its own requests. A refusal of its discovery requests would block the deletion of
-            # every namespace, because this API could have objects in the namespace.
+            # its own requests. Its requests are accepted, too. A refusal of its discovery requests
+            # would block the deletion of every namespace, because this API could have objects in
+            # the namespace.
             groups.append(_AUTHENTICATED)
         return User(name, tuple(groups), self._extra(headers))
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
 LAST_WRITES_SECONDS = 5.0
-"""Longest time in seconds that the process waits before its exit for the API server to store the
+"""Longest time in seconds that the process delays its exit until the API server has stored the
 calibrations."""
 
 
