@@ -17,7 +17,7 @@ from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 
 Flags = dict[str, Any]
-"""Values of the flags of a command line, by flag. The value of a flag without a value is None."""
+"""Mapping from each flag of a command line to its value, or to None for a flag without a value."""
 
 BY_FLAG: Final[Mapping[str, FlagField]] = {it.flag.name: it for it in FLAG_FIELDS}
 _SHORT: Final = {
@@ -242,7 +242,9 @@ def refusals(spec: Mapping[str, Any]) -> list[str]:
 
 
 def _with_argument(spec: Mapping[str, Any], problem: str) -> str:
-    """Return the problem with the name of an argument or variable in place of its index."""
+    """Return the text of a problem, in which the index of an argument or variable is replaced by
+    its name.
+    """
     place = re.match(r"spec\.engine\.(extraArgs|env)\[([0-9]+)\](\.name)?", problem)
     if place is None:
         return problem

@@ -27,7 +27,7 @@ FILE: Final = Path(__file__).with_name("catalogue.json")
 MODELS: Final[Mapping[str, Mapping[str, Any]]] = (
     json.loads(FILE.read_text())["models"] if FILE.exists() else {}
 )
-"""Fields of the spec, by the model's name in the catalogue."""
+"""Mapping from the catalogue's name of a model to the fields of its spec."""
 
 COUNTS: Final = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of GPUs to try, in this order."""

@@ -61,7 +61,7 @@ class LoadReportClient:
         """The last response, which contains the reports by NAMESPACE/NAME."""
         self._answered_at = 0.0
         self._parsed: dict[str, LoadReport | None] = {}
-        """Reports of the last response that passes have read."""
+        """Parsed reports of the last response. A report is parsed when a pass first reads it."""
         self._missed: set[tuple[str, str]] = set()
         """Services for which a pass has found no report since the last response."""
         self._is_answering = True

@@ -152,7 +152,7 @@ class Reconciler:
         if live is not None and is_rolled_back(service):
             restored, unread = await self._read_restored(service, live)
             if restored is None and unread is None:
-                # The object with the earlier pods no longer exists, so the pods follow the spec.
+                # No object contains the earlier pods any more, so the pods follow the spec.
                 service = without_rollback(service)
         is_watched = (
             service.spec.autoscaling is not None
@@ -264,9 +264,9 @@ class Reconciler:
         live: Manifest | None,
         children: dict[Child, Manifest | OperatorError],
     ) -> bool:
-        """Keep the router's present pods in `children` if they must wait for their replacement.
+        """Keep the router's present pods in `children` if they must not be replaced yet.
 
-        Return whether they must.
+        Return whether the present pods are kept.
         """
         manifest = children.get(router_deployment.CHILD)
         if live is None or manifest is None or isinstance(manifest, OperatorError):
@@ -332,7 +332,7 @@ class Reconciler:
 
 
 def _raise_to_retry(outcome: Outcome) -> None:
-    """Raise ToldAlready if a retry within seconds may succeed for one of the refusals."""
+    """Raise ToldAlready if a refused write may succeed when it is retried within seconds."""
     errors = (each.error for each in outcome.refusals)
     asked = max(
         (each.retry_after_seconds or 0.0 for each in errors if isinstance(each, ClusterError)),

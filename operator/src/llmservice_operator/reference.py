@@ -140,4 +140,4 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "conditions": render_conditions,
     "engine-flags": render_engine_flags,
 }
-"""Functions that return the pages, by the name of the page (docs/NAME.md)."""
+"""Mapping from the name of a page (docs/NAME.md) to the function that returns the page."""

@@ -188,7 +188,7 @@ class _Settings(BaseSettings):
 
     @classmethod
     def _texts(cls, variables: Mapping[str, str]) -> dict[str, Any]:
-        """Return the texts of the fields of this class, by field.
+        """Return a mapping from each field of this class to its text, if it has one.
 
         The names in `variables` must be in lower case.
         """
@@ -198,7 +198,7 @@ class _Settings(BaseSettings):
 
     @classmethod
     def _variables(cls) -> dict[str, str | None]:
-        """Return the description of every variable of this class, by its name."""
+        """Return a mapping from the name of each variable of this class to its description."""
         prefix = cls.model_config["env_prefix"]
         return {
             prefix + str(field.validation_alias or name).upper(): field.description
@@ -242,8 +242,8 @@ class _ProcessSettings(_Settings):
 class ServerImages(_Settings):
     """Default model server images.
 
-    An LLMService keeps the first image with which a replica became ready, until its spec requires
-    another.
+    An LLMService keeps the first image with which a replica became ready, until the spec requires
+    another image.
     """
 
     gpu: str = Field(
@@ -430,7 +430,7 @@ def _refusal(
     """Return the sentence that names a variable, its text and what to write instead."""
     if error["type"] == "json_setting":
         return error["msg"]
-    # The part after the first name is inside the value of the variable.
+    # Parts of the location after the variable's name are inside the variable's value.
     name = next(it for it in reversed(error["loc"]) if prefix + str(it).upper() in known)
     variable = prefix + str(name).upper()
     if error["type"] == "missing" and variable.lower() not in variables:

@@ -29,7 +29,7 @@ from llmservice_operator.scaling.traffic import TrafficMemory
 
 TARGET_PERCENT = 85.0
 FRESH_SECONDS = 15.0
-"""Age in seconds of a replica's newest snapshot above which the replica is missing."""
+"""Greatest age in seconds of a usable snapshot. A replica without a usable snapshot is missing."""
 
 
 class Missing(StrEnum):
@@ -139,7 +139,8 @@ def assess(
             expected=misses(load * rate, mix, state.fit.model, limits, slo).share,
             utilization=load,
             has_backlog=parts.backlog > 0,
-            # The misses of an overload are counted until one minute after its requests finished.
+            # The misses of an overload are counted until one minute after the delayed requests have
+            # finished.
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
         )
         state = replace(state, factor=state.factor.corrected(scrape.at, evidence))

@@ -1,4 +1,4 @@
-"""Converts learned state to a calibration, which is small enough for a status, and back.
+"""Converts the learned state to a calibration and back. A calibration is small enough for a status.
 
 The leader writes the calibration. The standby, and a metrics server that starts later, begin with
 the calibration and therefore compute the same demand as the leader.

@@ -1,9 +1,9 @@
 """The request rate at which one replica still meets its SLO: 100 % of its effective utilization.
 
 A request misses its SLO by its ITL, by its TTFT, or because the replica is full. `misses` returns
-the three shares of requests at one rate. `sustainable_rate` returns the highest rate at which no
-more requests miss because of the load than the objective allows. docs/capacity.md derives every
-formula, and this module uses its symbols.
+the three shares of requests at one rate. `sustainable_rate` returns the highest rate at which the
+misses that the load causes stay within the objective. docs/capacity.md derives every formula, and
+this module uses its symbols.
 """
 
 import math
@@ -72,7 +72,7 @@ class RequestMix:
         return (model.sequence + model.kv * self.kv_tokens_per_sequence) / self.tokens_per_step
 
     def in_steps(self) -> "RequestMix":
-        """Return the mix with answer lengths in steps, as if each step gave one token."""
+        """Return the mix with answer lengths in steps instead of tokens."""
         if self.tokens_per_step == 1:
             return self
         steps = (
@@ -291,8 +291,8 @@ class _Engine:
         return min(missed, self._breakable(load, itl))
 
     def _breakable(self, load: _Load, itl: float) -> float:
-        """Return the probability that the batch is so large that a step full of prefill exceeds the
-        ITL limit. No larger share of the requests misses the limit, because a full step is the
+        """Return the probability of a batch with which a step full of prefill exceeds the ITL
+        limit. At most this share of the requests misses the limit, because a full step is the
         longest step.
         """
         full = self.model.fixed + self.limits.max_step_tokens * self.model.prefill

@@ -17,8 +17,8 @@ CLEARLY_MET = 0.4
 """Share of the allowed misses. While fewer requests miss on busy replicas, a factor
 below 1 rises again."""
 FEWEST_EXPECTED = 2.0
-"""Least number of misses that must be expected in a minute for their absence to prove spare
-capacity."""
+"""Minimum number of expected misses in a minute. If fewer are expected, their absence does not
+prove spare capacity."""
 
 FASTEST_FALL = 0.05
 RISE = 1.01
@@ -46,7 +46,8 @@ class Evidence:
     """Mean effective utilization of the replicas, from 0 (idle) to 1 (full) and above."""
     has_backlog: bool
     memory_seconds: float
-    """Seconds after an overload during which the finished requests still include its misses."""
+    """Time in seconds after an overload for which the finished requests still include requests that
+    the overload delayed."""
 
 
 @dataclass(frozen=True, slots=True)

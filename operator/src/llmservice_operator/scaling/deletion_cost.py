@@ -33,7 +33,7 @@ def is_removal_near(needed: float, replicas: int, min_replicas: int) -> bool:
 
 
 def deletion_costs(replicas: Iterable[Occupancy]) -> dict[str, int]:
-    """Return the cost of deleting each replica, by name.
+    """Return a mapping from the name of each replica to the cost of deleting the replica.
 
     The replica with the lowest cost is deleted first.
     """

@@ -13,7 +13,7 @@ STEADY_SECONDS = 60.0
 """Time span in seconds over which the steady load is measured."""
 
 BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
-"""Pairs of the length of a span in seconds and a number of standard deviations. The load of such a
+"""Pairs: the length of a span in seconds, and a number of standard deviations. The load of such a
 span is used if it exceeds the steady load by more than this number of standard deviations."""
 
 FEWEST_ARRIVALS = 5

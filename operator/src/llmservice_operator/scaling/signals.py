@@ -24,7 +24,8 @@ ADDED_LATER: Final = {"is_optional": True}
 
 @dataclass(frozen=True, slots=True)
 class StepSums(Sums):
-    """Sums over engine steps of every product of two step terms. Least squares needs nothing else.
+    """For every product of two step terms, its sum over engine steps. Least squares needs nothing
+    else.
 
     `moments` is the upper triangle of the sum of x·xᵀ, row by row, with x = (1, prefill tokens,
     sequences that decode, KV tokens read, seconds).
@@ -83,14 +84,14 @@ class Tally(Flow):
 class Counters(Tally):
     """Counters of a model server since its process started.
 
-    The fields are the counters in the body of `GET /autoscale`, by name.
+    Each field has the name of a counter in the body of `GET /autoscale`.
     """
 
     prompt_tokens_cached: float = 0
     """Prompt tokens that the prefix cache saved."""
     decoded_tokens: float = field(default=0, metadata=ADDED_LATER)
-    """Tokens that the sequences in `steps` generated. The first token of an answer, which comes
-    from a step that computes its prompt, is not included."""
+    """Tokens that the sequences in `steps` generated. The first token of an answer is not included,
+    because a step that computes the prompt gives it."""
     finished: float = 0
     ttft_met: float = 0
     itl_met: float = 0
@@ -143,8 +144,8 @@ class Snapshot:
     queued_prompt_tokens: float | None = None
     """Prompt tokens of the requests in `waiting`. None if the server does not report them."""
     left_prompt_tokens: float | None = None
-    """`queued_prompt_tokens`, and the tokens that are still to be computed of the prompts that the
-    engines have begun. None if the server does not report them."""
+    """`queued_prompt_tokens`, plus the tokens still to be computed in the prompts that the engines
+    have begun. None if the server does not report them."""
 
     def since(self, before: "Snapshot") -> Counters:
         """Return the counters after `before`."""

@@ -27,8 +27,8 @@ PRIOR_SPREAD = 0.5
 """Standard deviation of each coefficient of a prior, as a share of the coefficient's unit."""
 
 LEAST_SHARE = 0.1
-"""Lower bound of a coefficient's unit, as a share of a reference: the guessed coefficient times the
-median ratio of the learned coefficients to their guesses.
+"""The unit of a coefficient is at least this share of a reference. The reference is the guessed
+coefficient, times the median ratio of the learned coefficients to their guesses.
 
 Without this bound, a coefficient that was once fitted as zero could never grow again.
 """

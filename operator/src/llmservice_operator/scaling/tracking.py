@@ -34,7 +34,7 @@ class Increment:
     total: Counters = field(default_factory=Counters)
     learnable: Counters = field(default_factory=Counters)
     """Counters of the warm replicas from which the step model learns. Once a replica with the
-    present engine exists, the others are left out."""
+    present engine exists, replicas with an earlier engine are left out."""
     has_answer: bool = False
     """Whether any replica answered."""
 

@@ -58,10 +58,10 @@ class QueueSettings:
     retried together."""
 
     retries_per_second: float = 4.0
-    """Limit on the failed requests that the retries of all keys together send again, in requests
-    per second. First attempts are not limited, because a change must be applied quickly. A thousand
-    failing services must not add load to an API server that is already overloaded. A refused write
-    takes three to five requests, because reads precede it."""
+    """Maximum rate, in requests per second, at which the retries of all keys together send failed
+    requests again. First attempts are not limited, because a change must be applied quickly. A
+    thousand failing services must not add load to an API server that is already overloaded. A
+    refused write takes three to five requests, because reads precede it."""
 
     retry_burst: int = 10
     timeout_seconds: float = 60.0
