@@ -23,8 +23,8 @@ from migration.vram import compare, table
 
 
 def report(title: str, verdicts: list[Verdict]) -> Iterator[str]:
-    """Yield the table of a catalogue: numbers of expressible entries and cases, and the causes that
-    prevent the others.
+    """Yield the table of a catalogue: numbers of expressible entries and cases, and the reasons why
+    the others are not expressible.
     """
     entries = {
         name: list(group) for name, group in itertools.groupby(verdicts, lambda it: it.case.entry)

@@ -23,7 +23,8 @@ class Case:
     entry: str
     """Name of the catalogue's entry."""
     way: str
-    """Variant, and the feature with its mode, the hardware or the strategy."""
+    """Name of the variant, followed by a feature with its mode, a kind of hardware, or a
+    strategy."""
     model: str
     flags: Flags
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -84,9 +84,11 @@ def _written(flag: str, value: str | None) -> str:
 
 
 def _differences(case: Case, ask: Ask) -> list[str]:
-    """Return the values of the case that vLLM reads differently from the operator's command line.
+    """Return a sentence for each setting to which the two command lines of the case give different
+    values.
 
-    If vLLM refuses one of the lines, even that of the case, the refusal is the only result.
+    One line is the catalogue's, and the other is the operator's. If vLLM refuses one of them, the
+    refusal is the only result.
     """
     theirs, ours = original(case), compiled(case)
     for who, line in (("the case's own line", theirs), ("our line", ours)):
@@ -102,7 +104,7 @@ def _differences(case: Case, ask: Ask) -> list[str]:
 
 
 def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values, with equivalent configurations of speculation in the same form."""
+    """Return the values. Equivalent speculative configurations get the same form."""
     found = dict(values)
     config = found.get("speculative_config")
     if isinstance(config, str):

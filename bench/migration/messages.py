@@ -21,8 +21,8 @@ _FLAG_OF: Final = {
     for flag, field in BY_FLAG.items()
     if flag not in (SPECULATION, "--enable-lora")
 }
-"""For each field, the flag that takes the same value. The two flags that are left out need more
-changes than a new name."""
+"""Mapping from a field to the flag that takes the same value. The two flags that are left out need
+more changes than a new name."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Change:
 def follow(case: Case) -> tuple[Case, list[Change]]:
     """Return the case after every change that the messages require, and these changes.
 
-    Changes end when no message names a change that can be made mechanically.
+    The changes end when no message names one that can be made mechanically.
     """
     changes: list[Change] = []
     for _ in range(MOST_CHANGES):
@@ -79,7 +79,7 @@ def _with_member(case: Case, flag: str, old: str, new: str) -> Case:
 
 
 def _new_name(message: str) -> str | None:
-    """Return the flag that a message suggests, by the name of the flag or of its field.
+    """Return the flag that a message suggests. The message names the flag or its field.
 
     None if the message suggests no flag.
     """

@@ -39,7 +39,8 @@ _BITS: Final = {
     "fp4": 4.5,
     "int4": 4.5,
 }
-"""Bits per parameter, including its share of the scales, by the recipe's name of the precision."""
+"""Mapping from a recipe's name of a precision to the bits per parameter, which include its share of
+the scales."""
 _SIZE: Final = re.compile(r"(?<![A-Za-z0-9.])([0-9]+(?:\.[0-9]+)?)\s*([MBT])\b", re.IGNORECASE)
 """Matches a number of parameters. It does not match A4B or E2B, which are numbers of active and of
 effective parameters."""
@@ -118,8 +119,8 @@ def _compared(
 def _parameters(model_id: str, model: Mapping[str, Any]) -> float | None:
     """Return the number of parameters of a variant. None if it is unknown.
 
-    It is the number in the variant's model id, if this id differs from the recipe's and contains
-    one. Otherwise, it is the number in the recipe.
+    It is the number in the variant's model id, if the id contains a number and differs from the
+    recipe's model id. Otherwise, it is the number in the recipe.
     """
     own = model_id != model["model_id"] and _SIZE.search(model_id.rpartition("/")[2])
     found = own or _SIZE.match(str(model.get("parameter_count")))

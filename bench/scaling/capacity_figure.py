@@ -1,5 +1,5 @@
-"""Draws docs/capacity.png: the misses that the capacity formula predicts by cause, and those of
-simulated engines.
+"""Draws docs/capacity.png: the misses, by cause, that the capacity formula predicts, and the misses
+of simulated engines.
 
 PYTHONPATH=bench uv run python -m scaling.capacity_figure
 """

@@ -22,7 +22,7 @@ def counters_of(fleet: Fleet, engine: int) -> Counters:
 def snapshot_of(
     fleet: Fleet, engine: int, limits: EngineLimits, at: float, started: float
 ) -> Snapshot:
-    """Return the report of one engine at a time, whose process started at another."""
+    """Return the report of one engine at the time `at`. Its process began at `started`."""
     return Snapshot(
         at,
         started,

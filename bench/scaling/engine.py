@@ -52,19 +52,20 @@ class Requests(NamedTuple):
     arrival: Array
     prompt: Array
     cached: Array
-    """Prompt tokens that the prefix cache holds; of a request with blocks, known on admission."""
+    """Prompt tokens that the prefix cache holds. For a request with blocks, they are known on
+    admission."""
     answer: Array
     first_token: Array
     """Time of the first token in seconds. Negative until there is one."""
     finish: Array
     to_compute: Array
-    """Prompt tokens (and, after a preemption, answer tokens) still to be computed; of a request
-    with blocks that waits, the expected number."""
+    """Prompt tokens (and, after a preemption, answer tokens) still to be computed. For a waiting
+    request with blocks, this is the expected number."""
     generated: Array
     behind: Array
     """Number of the next request in the same queue. -1 if there is none."""
     shared: Array
-    """Prompt tokens of a running request whose KV cache it shares with the cached blocks."""
+    """Number of a running request's prompt tokens whose KV cache is that of the cached blocks."""
     first_block: Array
     """Position in `blocks` of each request's first block, and the end of the last one."""
     blocks: Array
@@ -169,9 +170,10 @@ def _bucket(tokens: int) -> int:
 def matched_tokens(
     requests: Requests, fleet: Fleet, engine: int, request: int, with_queue: bool
 ) -> int:
-    """Return the prompt tokens that the cache of an engine saves a request.
+    """Return the number of prompt tokens that a request need not compute, because an engine caches
+    them.
 
-    With the queue, blocks of the requests that wait there are taken for cached.
+    If `with_queue` is true, the blocks of the engine's waiting requests count as cached.
     """
     first, end = requests.first_block[request], requests.first_block[request + 1]
     at = first

@@ -1,9 +1,9 @@
 """Implements a clairvoyant policy, which knows the whole traffic, the capacity and the cold start.
 
 The policy runs replicas at 85 % of their capacity. At any time, it has enough replicas for the
-highest load in the span from one cold start before that time to AHEAD_COLD_STARTS cold starts after
-it. The load is smoothed over 30 seconds. The policy is a reference and not a bound, because it has
-too few replicas when the load jumps within the smoothing window.
+highest load of a span. The span begins one cold start earlier, and ends AHEAD_COLD_STARTS cold
+starts later. The load is smoothed over 30 seconds. The policy is a reference and not a bound,
+because it has too few replicas when the load jumps within the smoothing window.
 """
 
 import math

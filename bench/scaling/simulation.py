@@ -251,8 +251,8 @@ class Simulation:
         return 100 * float(np.mean(self.met[self.counted]))
 
     def recovery_seconds(self, burst_at: float, span: float = 600.0) -> float:
-        """Return the seconds from the burst's start to the end of its last bucket that misses the
-        TTFT objective.
+        """Return the seconds from the start of a burst until the TTFT objective is met for good.
+        The requests of each BUCKET_SECONDS are judged together.
         """
         arrival, met = self.requests.arrival, self.met_ttft
         recovered = 0.0

@@ -42,8 +42,8 @@ class Truth:
     """True capacity of one engine under one mix, as measured by simulation."""
 
     capacity: float
-    """Requests per second of this mix at which the attainment of one engine, as a share of its
-    attainment without load, falls to the objective."""
+    """Requests per second of this mix at which the relative attainment of one engine falls to the
+    objective. It is relative to the attainment without load."""
     running_at_target: float
     """Mean number of running and waiting requests at 85 % of the capacity."""
     kv_at_target: float

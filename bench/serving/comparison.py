@@ -82,7 +82,7 @@ class Comparison:
 
 @dataclass
 class Starts:
-    """Times in seconds from the start of a process to a ready server, by way of starting.
+    """Times in seconds from the start of a process to a ready server, for each way of starting it.
 
     The ways are our server, stock vLLM with eager execution, and stock vLLM as shipped.
     """
@@ -141,9 +141,7 @@ def compare(python: Path, model: Path, folder: Path, effort: Effort) -> Comparis
 def _overload(
     running: list[Server], lengths: list[int], effort: Effort, comparison: Comparison
 ) -> None:
-    """Send chats to each server at a rate that is _OVERLOAD times the one that stock vLLM
-    sustains.
-    """
+    """Send chats to each server at _OVERLOAD times the rate that stock vLLM sustains."""
     stock = next(server for server in running if server.name == "stock")
     for server in running:
         run_chats(server, lengths, concurrency=effort.concurrency)

@@ -103,9 +103,7 @@ def paired_ratio(ours: Sequence[float], stock: Sequence[float]) -> Interval | No
 
 
 def _rejected_ranks(pairs: int, share: float) -> int:
-    """Return the number of the lowest signed-rank sums whose total probability is at most this
-    share.
-    """
+    """Return how many of the lowest signed-rank sums together have a probability up to `share`."""
     ways = [1]
     for rank in range(1, pairs + 1):
         longer = ways + [0] * rank

@@ -59,7 +59,8 @@ def draw_bars(
 ) -> None:
     """Draw a group of bars for every row, in a panel for each unit.
 
-    `label` names the columns that identify a row. `panels` names the value columns by their unit.
+    `label` names the columns that identify a row. `panels` maps each unit to the columns with its
+    values.
     """
     figure, all_axes = plt.subplots(
         len(panels),

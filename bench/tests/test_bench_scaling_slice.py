@@ -18,8 +18,8 @@ from scaling.workloads import Generator, Traffic, Workload, lognormal, poisson
 
 @dataclass(frozen=True)
 class Mix:
-    """Traffic of one kind at a constant rate. It is frozen, so that its workload can be a cache
-    key.
+    """Traffic of one kind at a constant rate. The class is frozen, so that a workload with this
+    traffic can be a cache key.
     """
 
     prompt: float

@@ -35,8 +35,8 @@ class Model:
     hidden: int
     intermediate: int
     vocabulary: int = 20480
-    """Vocabulary size. It is small, so that the output layer is as small relative to the other
-    layers as in a model of billions of parameters."""
+    """Vocabulary size. It is small, so that the ratio of the output layer to the other layers is
+    that of a model with billions of parameters."""
     kv_heads: int = 2
     head: int = 32
 

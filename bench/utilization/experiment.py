@@ -299,8 +299,8 @@ def prior_of(parameters: float, kv_bytes_per_token: float) -> StepModel:
 
 
 def _rough_capacity(mix: Mix, model: StepModel) -> float:
-    """Return a rough capacity in requests per second, computed from the mix's mean lengths, at
-    which a search can start.
+    """Return a rough capacity in requests per second, at which a search can start. It follows from
+    the mix's mean lengths.
     """
     per_request = mix.prompt_mean * model.prefill + mix.answer_mean * model.sequence
     return 1 / max(per_request, mix.answer_mean * model.fixed / 8)

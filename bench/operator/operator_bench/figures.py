@@ -30,7 +30,7 @@ class Cell:
     idle_requests_per_second: float | None = None
     """Requests of the operator while nothing changes, without those of leader election."""
     event_ms: dict[str, Sequence[float]] = field(default_factory=dict)
-    """Times in milliseconds from the change of a service to the change of its child, by
-    circumstances."""
+    """Mapping from the circumstances to the times in milliseconds from the change of a service to
+    the change of its child."""
     delete_seconds: float | None = None
     """Time in seconds to delete the services and their children while the operator runs."""

@@ -23,7 +23,7 @@ class Latency:
         self._client = client
         self._round = 0
         self._waiting: dict[Key, tuple[str, float]] = {}
-        """Expected round and time of the change, by changed service."""
+        """Mapping from a changed service to the expected round and the time of the change."""
         self._took: list[float] = []
 
     @asynccontextmanager

@@ -14,7 +14,7 @@ from operator_support.processes import make_service
 NAMESPACES = 10
 """Number of namespaces over which the services are spread."""
 AUTOSCALED_SHARE = 16
-"""One of this many services has an autoscaler."""
+"""One in this many services has an autoscaler."""
 
 
 def keys(size: int) -> list[Key]:

@@ -37,7 +37,7 @@ READER = "extension-apiserver-authentication-reader"
 
 
 def grants(manifests: list[Manifest], component: str | None = None) -> Grants:
-    """Return the rights of a component's account, by (kind of binding, namespace)."""
+    """Return the rights of a component's account. The keys are (kind of binding, namespace)."""
     deployment = find(manifests, "Deployment", component=component)
     account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
     subject: dict[str, Any] = {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}

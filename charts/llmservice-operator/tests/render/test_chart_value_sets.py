@@ -1,5 +1,5 @@
-"""Tests that every set of values renders to valid objects with restricted pods, and every time to
-the same objects.
+"""Tests that every set of values renders to valid objects with restricted pods, and that all
+renderings of a set are equal.
 """
 
 import copy

@@ -26,7 +26,7 @@ from llmservice_operator.api.server_defaults import ServerDefaults
 from llmservice_operator.settings import OperatorSettings
 
 OPENSHIFT = "security.openshift.io/v1"
-"""API version that OpenShift serves, and no other platform."""
+"""API version that only OpenShift serves."""
 
 FREE_MAPS = {
     *("acceleratorClasses", "affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
