@@ -91,8 +91,8 @@ LIKELY: Final[Mapping[str, Sequence[Any]]] = {
     "spec.engine.speculativeDecoding.moeBackend": ("triton", "marlin"),
     "spec.engine.speculativeDecoding.attentionBackend": ("FLASH_ATTN", "TRITON_ATTN"),
 }
-"""Likely values of fields whose form alone does not determine which values the compiler accepts.
-Specs have them in addition to arbitrary values."""
+"""Mapping from a field to likely values. The form of these fields alone does not determine which
+values the operator accepts. Specs have the likely values in addition to arbitrary values."""
 
 _FORM = re.compile(r"(?<!!)\b(self|string\(self\)|key)\.matches\('\^(.*?)\$'\)")
 """Pattern of the rules that prescribe the form of a text or of a key of a mapping."""

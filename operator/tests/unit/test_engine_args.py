@@ -274,7 +274,9 @@ def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagFie
 
 
 def has_an_off(field: FlagField) -> bool:
-    """Return whether `false` in the field becomes an argument. A default of false does not."""
+    """Return whether the value `false` of the field becomes an argument. It does not if it is the
+    default.
+    """
     is_boolean = schema_of(field.name).get("type") == "boolean"
     is_switch = TABLES[ENGINE_VERSION][field.flag.name].kind is FlagKind.SWITCH
     return is_boolean and is_switch and field.default is not False

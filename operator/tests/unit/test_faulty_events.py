@@ -67,7 +67,9 @@ class Run:
         return "MODIFIED", objects[-1]
 
     def deliver(self, type_: str, manifest: dict[str, Any]) -> None:
-        """Deliver an event. A tenth each of all events is lost, repeated or withheld."""
+        """Deliver an event. A tenth of all events is lost, another tenth is repeated, and another
+        tenth is withheld.
+        """
         match self.draw.choices(("lost", "twice", "late", "as it is"), (1, 1, 1, 7))[0]:
             case "lost":
                 pass

@@ -49,7 +49,8 @@ async def test_a_spec_change_in_the_response_to_our_own_write_is_not_lost(
     cluster: RacingCluster, cache: Cache, reconciler: Reconciler, service: dict[str, Any]
 ) -> None:
     cluster.changes["LLMService"] = {**service["spec"], "replicas": 3}
-    # The event of that change is ignored, because the response to the status write contained it.
+    # The event of that change is ignored, because the response to the status write already
+    # contained the change.
     assert await reconciler.reconcile(KEY) == 0.0
     assert not cache.observe(cluster.objects[LLMSERVICES, "llama"])
 

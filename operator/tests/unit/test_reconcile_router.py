@@ -268,7 +268,7 @@ async def test_an_upgrade_replaces_the_pods_of_a_few_routers_at_a_time() -> None
     waits = [await world.settle(name) for name in services]
     assert upgraded() == services[:ROLLOUTS_AT_A_TIME]
     assert waits[-1] == LOOK_AGAIN_SECONDS
-    # A rollout that is not complete keeps its turn.
+    # A rollout that is not complete still counts towards the limit.
     await world.make_ready("s0-router", 1)
     await world.settle(services[-2])
     assert len(upgraded()) == ROLLOUTS_AT_A_TIME

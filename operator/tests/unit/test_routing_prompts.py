@@ -1,4 +1,4 @@
-"""The chain of a prompt: equal for equal prefixes, and different for everything else."""
+"""Tests the chain of hashes of a prompt: equal prefixes, and no others, have equal hashes."""
 
 import json
 from collections.abc import Sequence
