@@ -1,9 +1,9 @@
 """Reports how much memory vLLM gives a model, without allocating it.
 
-It runs inside the engine environment, never in the workspace's. It reads a list of folders with a
-config.json, each with engine arguments, as JSON from the file that its first argument names. It
-builds every model on torch's meta device. It writes a list as JSON into the file that its second
-argument names, with an entry for each model:
+It runs inside the engine environment, never in the workspace's. The first argument names a JSON
+file with a list. Each entry contains a folder with a config.json, and engine arguments. The program
+builds every model on torch's meta device. The second argument names the JSON file that it writes: a
+list with an entry for each model:
 
 weights     bytes of the parameters
 stored      parameters that transformers would write, by the safetensors name of their format; null

@@ -1,4 +1,4 @@
-"""Tests what a user can change in a running service with kubectl, without other changes."""
+"""Tests changes of a running service with kubectl: each has its effect, and no other."""
 
 import subprocess
 from functools import partial

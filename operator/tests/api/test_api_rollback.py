@@ -125,7 +125,7 @@ def test_earlier_pods_return_and_stay_until_the_spec_requires_others(
         assert operator.writes() == 0
         assert ready(api, namespace, name)["reason"] == "RolledBack"
 
-        # A change that concerns no pod does not try the failed ones again.
+        # A change that concerns no pod does not start the failed pods again.
         change(api, namespace, name, replicas=2)
         eventually(lambda: len(pods(api, namespace, name)) == 2)
         assert image(api, namespace, name) == good

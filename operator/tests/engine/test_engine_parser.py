@@ -1,4 +1,4 @@
-"""Tests the compiler's output with the pinned vLLM's own parser."""
+"""Tests the operator's engine arguments with the pinned vLLM's own parser."""
 
 import functools
 from collections.abc import Callable
@@ -27,7 +27,9 @@ Parse = Callable[[list[list[str]]], list[str | None]]
 
 @pytest.fixture(scope="module")
 def parse(ask: Ask) -> Parse:
-    """Complaint of the parser about each list of arguments, or None for an accepted list."""
+    """Return a function that takes lists of arguments, and returns the parser's complaint about
+    each list, or None for an accepted list.
+    """
     return functools.partial(ask, "parse")
 
 

@@ -1,4 +1,4 @@
-"""Finds the tests that cause each reason, by the marker `causes` in the tests' source.
+"""Finds the tests that cause each reason. Such a test has the marker `causes` in its source.
 
 The source of all tiers is read, because no tier can collect the tests of all the others.
 """
@@ -23,16 +23,19 @@ class Cause:
 
 
 def causes_in(repository: Path) -> Iterator[Cause]:
-    """Yield the cause of every mark in the repository. Raises ValueError for a wrong mark."""
+    """Yield each pair of a marked test and its reason in the repository. Raises ValueError for a
+    wrong marker.
+    """
     for folder in TESTS:
         for path in sorted((repository / folder).rglob("test_*.py")):
             yield from causes_of(path.read_text(), str(path.relative_to(repository)))
 
 
 def causes_of(source: str, path: str) -> Iterator[Cause]:
-    """Yield the causes of one file, from the marks of its tests and of their parameters.
+    """Yield each pair of a marked test and its reason in one file. A marker may be on a test, or on
+    a parameter of the test.
 
-    Raises ValueError for a wrong mark.
+    Raises ValueError for a wrong marker.
     """
     if ".causes(" not in source:
         return

@@ -33,7 +33,8 @@ State = dict[str, Any]
 
 
 def specs_with_every_child() -> dict[str, dict[str, Any]]:
-    """Return the specs of a few examples that together have every child in `SERVED`, by name.
+    """Return a mapping from the names of a few examples to their specs, which together have every
+    child in `SERVED`.
 
     A newly declared child needs an example, as each field does.
     """

@@ -117,18 +117,20 @@ class Faults:
     def clear(self) -> None:
         """Remove all faults, so that the proxy forwards everything unchanged."""
         self.on_request: Callable[[Seen], Fault | None] = lambda _: None
-        """Return the fault that replaces the API server's response, or None."""
+        """Returns the fault that replaces the API server's response, or None."""
         self.delay_seconds: Callable[[Seen], float] = lambda _: 0.0
         self.before: Callable[[Seen], None] = lambda _: None
         """Called before a request is forwarded."""
         self.after: Callable[[Seen], None] = lambda _: None
         """Called after the API server's response, before the operator receives it."""
         self.on_events: Callable[[Seen, list[Event]], list[Event]] = lambda _, events: events
-        """Return the events that a watch gets instead of these, which arrived together."""
+        """Takes the events that arrived together for a watch. Returns the events that the watch
+        gets instead."""
         self.cuts_watch: Callable[[Seen], list[Event] | None] = lambda _: None
-        """Return the only events that a watch gets before it ends, or None for all events."""
+        """Returns the only events that a watch gets before it ends, or None if the watch gets all
+        events."""
         self.on_list: Callable[[Seen, dict[str, Any]], dict[str, Any]] = lambda _, found: found
-        """Return the list that is sent instead of this list, such as an older list."""
+        """Takes a list. Returns the list that is sent instead, such as an older one."""
 
 
 _CLOSING_SECONDS = 0.25

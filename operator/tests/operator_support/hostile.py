@@ -16,7 +16,7 @@ from operator_support.processes import Api, ApiError, make_service
 from operator_support.webhook import patched, refused
 
 KINDS: Final = (*SERVED_KINDS, LLMSERVICES, PODS)
-"""Kinds that the tenant disturbs. They include the kind of every child that each cluster serves."""
+"""Kinds that the tenant disturbs. They include every kind of child that all clusters serve."""
 FOREIGN: Final = "foreign"
 """Name of the objects of another owner, which the operator must not write."""
 HANG_SECONDS: Final = 6.0

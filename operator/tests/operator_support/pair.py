@@ -137,7 +137,9 @@ def a_pair_set(all_: int = 2, new: int = 2, ready: int = 0, **status: Any) -> Ma
 
 
 def a_pod_of_a_pair(pair: str, role: str, *, revision: str = "1", **pod: Any) -> Manifest:
-    """Return a pod. A server has the name of its pair, and a worker that name with `-worker`."""
+    """Return a pod. A server has the name of its pair. A worker has this name with the suffix
+    `-worker`.
+    """
     made = a_pod(pod.pop("state", None), **pod)
     name = pair if role == "server" else f"{pair}-worker"
     return {

@@ -236,7 +236,7 @@ class Running(Protocol):
 
 
 def metric_of(scrape: str, name: str, **labels: str) -> float:
-    """Return the sum of all series of the metric in a scrape that have these labels."""
+    """Return the sum, in a scrape, of all series of the metric with these labels."""
     total = 0.0
     for line in scrape.splitlines():
         match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
@@ -341,7 +341,7 @@ class OperatorProcess:
         return text
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of all series of the metric that have these labels."""
+        """Return the sum of all series of the metric with these labels."""
         return metric_of(self.metrics(), name, **labels)
 
     def writes(self) -> float:

@@ -37,7 +37,7 @@ class RacingCluster:
         self.events: dict[str, list[dict[str, Any]]] = {}
         """Events by the uid of the object that they are about."""
         self.refusals: dict[Kind, Exception] = {}
-        """Error that a write of an object of the kind raises."""
+        """Mapping from a kind to the error that a write of such an object raises."""
         self.refuse_other_uids = False
         """True if an apply to an object that was recreated is a conflict, as in a cluster."""
         self.webhook: Callable[[dict[str, Any]], None] = lambda _: None

@@ -1,7 +1,7 @@
 """Replicas of the operator that lose the Lease one after another, each behind a proxy of its own.
 
-The user agent of its requests identifies each replica. The wall clocks of the replicas differ by
-up to two hours.
+The user agent of a request identifies the replica that sent it. The wall clocks of the replicas
+differ by up to two hours.
 """
 
 import os

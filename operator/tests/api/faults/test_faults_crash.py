@@ -1,4 +1,6 @@
-"""Tests the kill of an operator before or after any of its writes, and its successor."""
+"""Tests that the next operator completes a change if an operator was killed before or after a
+write.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -121,7 +121,7 @@ def agent_of(leader: Replica) -> str:
 def check_one_at_a_time(writes: list[Seen], overlaps: dict[str, float]) -> None:
     """Check that no replica writes after another replica has begun to write.
 
-    `overlaps` gives, by user agent, the time in seconds that a replica may keep writing.
+    `overlaps` maps a replica's user agent to the time in seconds that the replica may keep writing.
     """
     first: dict[str, float] = {}
     for each in writes:

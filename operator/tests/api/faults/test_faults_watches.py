@@ -43,9 +43,9 @@ Start = Callable[..., OperatorProcess]
 
 
 class Unreliable:
-    """Loses, repeats or withholds a tenth each of all events.
+    """Loses a tenth of all events, repeats another tenth, and withholds another tenth.
 
-    A later event of the kind releases the withheld events.
+    A later event of the same kind of object releases the withheld events.
     """
 
     def __init__(self, seed: int) -> None:
@@ -181,7 +181,7 @@ def test_an_operator_that_starts_with_an_old_list_of_services_reverts_nothing(
         return found
 
     def lag(seen: Seen, found: dict[str, Any]) -> dict[str, Any]:
-        """Answer the first list of each operator, which fills its cache, with the old list."""
+        """Answer each operator's first list request, which fills its cache, with the old list."""
         if seen.path != path:
             return found
         listed[seen.agent] += 1
