@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from llmservice_operator.names import ATTEMPT_HEADER
 from router_support.pod import Pod, replicas_of, settings_of
 from router_support.replicas import (
     FakeReplica,
@@ -86,7 +87,8 @@ async def test_a_refusal_marked_as_not_me_goes_to_one_other_replica(bench: Bench
     refusing = bench.replicas[0]
     refusing.behaviour = answer_not_me
     assert (await bench.post())[:2] == (200, bench.replicas[1].name)
-    assert bench.seen == 2
+    attempts = [each.seen[0].headers.getall(ATTEMPT_HEADER) for each in bench.replicas[:2]]
+    assert (bench.seen, attempts) == (2, [["1"], ["2"]])
 
     for each in bench.replicas:
         each.behaviour = answer_not_me

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from llmservice_operator.names import HELD_HEADER
 from llmservice_operator.router.envoy_config import OWN_HEADERS, SEEN_BODY_BYTES
 from router_support.pod import Pod, replicas_of, settings_of, snapshot
 from router_support.replicas import FakeReplica, running
@@ -108,7 +109,7 @@ async def test_headers_of_the_proxy_in_a_clients_request_are_void(bench: Bench) 
         "x-envoy-upstream-rq-timeout-ms": "1",
         "x-envoy-max-retries": "50",
         "x-envoy-original-path": "/other",
-        f"{OWN_HEADERS}held-seconds": "1000",
+        HELD_HEADER: "1000",
         f"{OWN_HEADERS}forwarded": "1",
     }
     await served(bench, json={}, headers=hostile)

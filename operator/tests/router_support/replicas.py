@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from llmservice_operator.router.envoy_config import IDENTITY_PATH, NOT_ME_HEADER
+from llmservice_operator.names import IDENTITY_PATH, OTHER_REPLICA, RETRY_HEADER
 
 SECONDS = 0.02
 """Time until the first token."""
@@ -83,7 +83,7 @@ class FakeReplica:
 
 async def answer_not_me(request: web.Request) -> web.StreamResponse:
     await request.read()
-    return web.Response(status=503, headers={NOT_ME_HEADER: "1"})
+    return web.Response(status=503, headers={RETRY_HEADER: OTHER_REPLICA})
 
 
 async def die(request: web.Request) -> web.StreamResponse:

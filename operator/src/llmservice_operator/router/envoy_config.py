@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from llmservice_operator.names import MANAGEMENT_PORT
+from llmservice_operator.names import (
+    ATTEMPT_HEADER,
+    HELD_HEADER,
+    IDENTITY_PATH,
+    MANAGEMENT_PORT,
+    OTHER_REPLICA,
+    RETRY_HEADER,
+)
 from llmservice_operator.settings import RouterSettings
 
 Config = dict[str, Any]
@@ -26,22 +33,15 @@ METADATA_NAMESPACE: Final = "llmservice.router"
 METADATA_KEY: Final = "endpoints"
 """Place of the picker's choice in a request's metadata: addresses, separated by commas."""
 
-METADATA_HELD: Final = "held_seconds"
-"""Place of the time in seconds for which the picker held a request."""
+METADATA_HELD: Final = "held_ms"
+"""Place of the time in milliseconds for which the picker held a request."""
 
 FORWARDED_METADATA: Final = "x-llm-router-forwarded"
 """gRPC metadata of a picker's call for a request from the forwarder. No client can send it."""
 
 OWN_HEADERS: Final = "x-llm-router-"
-HELD_HEADER: Final = "x-llm-router-held-seconds"
-"""Header to a replica with the time in seconds for which the router held the request."""
-NOT_ME_HEADER: Final = "x-llm-router-retry"
-"""Header of a replica's response 503 that tells the router to try another replica."""
 NO_REPLICA_HEADER: Final = "x-llm-router-no-replica"
 """Header of a response to the forwarder that tells it to send the request again later."""
-
-IDENTITY_PATH: Final = "/identity"
-"""Path of the management port at which a replica names its service."""
 
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Size up to which a body is sent to the picker together with the headers. Each further exchange
@@ -327,7 +327,7 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         "timeout": "0s",
         "retry_policy": {
             "retry_on": retry_on,
-            "retriable_headers": [{"name": NOT_ME_HEADER, "present_match": True}],
+            "retriable_headers": [{"name": RETRY_HEADER, "string_match": {"exact": OTHER_REPLICA}}],
             # One number counts all causes, so at most two replicas ever hold a request.
             "num_retries": 1,
             "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.05s"},
@@ -353,6 +353,8 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         "request_body_buffer_limit": SEEN_BODY_BYTES,
         # A change of the headers by the picker would come too late for a small body.
         "request_headers_to_add": [{"header": {"key": HELD_HEADER, "value": held}}],
+        # Each attempt has its number in a header of Envoy.
+        "include_request_attempt_count": "retriable-headers" in retry_on,
     }
     small = {
         "match": {"prefix": "/", "headers": [has_small_body]},
@@ -534,6 +536,7 @@ def _replica_cluster(settings: RouterSettings, name: str) -> Config:
         ],
         fallback_policy={"policies": [{"typed_extension_config": least_request}]},
     )
+    attempt = {"key": ATTEMPT_HEADER, "value": "%REQ(X-ENVOY-ATTEMPT-COUNT)%"}
     identity = f"{settings.namespace}/{settings.service}"
     return {
         **_cluster(settings, name),
@@ -545,6 +548,28 @@ def _replica_cluster(settings: RouterSettings, name: str) -> Config:
             # Shorter than the 120 s after which a model server closes an idle connection.
             common_http_protocol_options={"idle_timeout": "60s"},
             explicit_http_config={"http_protocol_options": {}},
+            # Only a filter of the cluster runs again for the second attempt.
+            http_filters=[
+                _typed(
+                    "envoy.filters.http.header_mutation",
+                    "filters.http.header_mutation.v3.HeaderMutation",
+                    mutations={
+                        "request_mutations": [
+                            {
+                                "append": {
+                                    "header": attempt,
+                                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                                }
+                            },
+                            {"remove": "x-envoy-attempt-count"},
+                        ]
+                    },
+                ),
+                _typed(
+                    "envoy.filters.http.upstream_codec",
+                    "filters.http.upstream_codec.v3.UpstreamCodec",
+                ),
+            ],
         ),
         # Other pods reuse the addresses of deleted replicas.
         "health_checks": [

@@ -37,7 +37,7 @@ def choose(addresses: Sequence[str], *, has_body: bool, held_seconds: float) -> 
     part.response.SetInParent()
     values = {METADATA_KEY: ",".join(addresses)}
     if held_seconds >= LEAST_HELD_SECONDS:
-        values[METADATA_HELD] = f"{held_seconds:.3f}"
+        values[METADATA_HELD] = str(round(1000 * held_seconds))
     message.dynamic_metadata[METADATA_NAMESPACE] = values
     return bytes(message.SerializeToString())
 
