@@ -36,8 +36,8 @@ _OF_THE_POD: Final = {
     names.REPLICA_POD_ENV: "metadata.name",
     names.REPLICA_UID_ENV: "metadata.uid",
 }
-"""Variables with fields of the pod, by which a replica tells its identity. A router then notices
-when another pod has taken over an address."""
+"""Variables that contain fields of the pod. With them, a replica can report its identity, so that a
+router notices when another pod has taken over an address."""
 
 MEBIBYTE: Final = 1024**2
 

@@ -96,8 +96,8 @@ def _managers(
 
 
 def _entries(live: Mapping[str, Any], *, is_ours: bool) -> Iterator[Mapping[str, Any]]:
-    """Yield the records of the operator's managers, or those of all others, without records of
-    subresources.
+    """Yield the records in managedFields: those of the operator's managers if `is_ours`, otherwise
+    those of all other managers. Records of subresources are left out.
     """
     for entry in live.get("metadata", {}).get("managedFields") or ():
         if (
@@ -109,10 +109,10 @@ def _entries(live: Mapping[str, Any], *, is_ours: bool) -> Iterator[Mapping[str,
 
 
 def _keys(owned: Any, live: Any, fields: Iterable[str]) -> tuple[str, ...]:
-    """Return the keys of a record of ownership for the path of a field of the live object.
+    """Return the path of a field of the live object in the form of a record of ownership.
 
-    In the path, the position of an item of a list is a number. In the record, a key of the item
-    takes its place.
+    In `fields`, a number stands for an item of a list. In the record, a key of the item takes the
+    place of the number.
     """
     keys = []
     for field in fields:

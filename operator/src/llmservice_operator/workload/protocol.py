@@ -46,8 +46,8 @@ class WorkloadState:
     """Problems that keep the controller from creating pods."""
     refused_revision: Problem | None = None
     """Problem that keeps the controller from starting the rollout of a revision. It is also valid
-    while the state is not current, because the controller has seen a manifest only after it has
-    started the rollout."""
+    while the state is not current, because the controller reports that it has seen a manifest only
+    after the start of the rollout."""
     refused_since: datetime | None = None
     """Time since which the API server refuses to create a pod. None while it refuses none."""
 

@@ -31,7 +31,7 @@ _AMOUNT: Final = re.compile(r"([^=,]+)=([^=,]+)")
 def refusal_problem(said: str, what: str = "pod") -> Problem:
     """Return the problem that the API server's message about a refused pod describes.
 
-    `what` is the refused object, if it is another object from which the pods follow.
+    `what` names the refused object, if it is not a pod but an object that makes the pods.
     """
     if "exceeded quota" in said:
         said = f"A ResourceQuota of the namespace refuses the {what}: {said}"

@@ -64,7 +64,7 @@ def unstarted_since(pod: Manifest) -> datetime | None:
 def unseen_since(pod: Manifest) -> datetime | None:
     """Return the time at which the pod was created.
 
-    None if a scheduler has looked at the pod, because a scheduler always leaves a condition.
+    None if a scheduler has looked at the pod. A scheduler always adds a condition to the status.
     """
     if pod.get("status", {}).get("conditions") or pod.get("spec", {}).get("nodeName"):
         return None
@@ -147,8 +147,8 @@ def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
 
 
 def look_again_seconds(pods: Iterable[Manifest], now: datetime) -> float | None:
-    """Return the seconds until a pod that has not started or not ended may become a problem, or
-    until its problem may change.
+    """Return the seconds until a pod becomes a problem because it has not started or not ended, or
+    until the problem of such a pod may change.
 
     None if there is no such pod.
     """
