@@ -418,6 +418,9 @@ def test_a_pod_that_no_scheduler_looks_at_is_reported() -> None:
     assert seen(pod).problem is None
     assert seen(pod).look_again_seconds == 60
     pod["metadata"]["creationTimestamp"] = ago(200)
+    assert seen(pod).problem is None
+    assert seen(pod).look_again_seconds == 60
+    pod["metadata"]["creationTimestamp"] = ago(400)
     found, said = told(seen(pod))
     assert found is Reason.UNSCHEDULABLE
     assert "spec.template.schedulerName" in said

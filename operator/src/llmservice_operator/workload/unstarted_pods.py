@@ -23,7 +23,7 @@ PATIENCE_SECONDS: Final = 120.0
 """Time in seconds that a pod may take to start before its Events are read. Without an image to
 pull, a start takes some seconds."""
 LOST_SECONDS: Final = 300.0
-"""Time in seconds within which a node has to acknowledge a pod."""
+"""Time in seconds within which a scheduler has to look at a pod, and a node to acknowledge it."""
 LOOK_AGAIN_SECONDS: Final = 60.0
 
 _NOT_YET: Final = ("ContainerCreating", "PodInitializing", None)
@@ -106,7 +106,7 @@ def unstarted_problem(pod: Manifest, events: Sequence[PodEvent], now: datetime) 
     `events` are sorted from the oldest to the newest.
     """
     unseen = unseen_since(pod)
-    if unseen is not None and (now - unseen).total_seconds() >= PATIENCE_SECONDS:
+    if unseen is not None and (now - unseen).total_seconds() >= LOST_SECONDS:
         said = "No scheduler has looked at the pod. Check spec.template.schedulerName, and that the"
         return Problem(Reason.UNSCHEDULABLE, f"{said} scheduler runs.")
     since = unstarted_since(pod)
