@@ -9,6 +9,7 @@ import pytest
 
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.cluster import Cache
+from llmservice_operator.desired.router import RouterDecision
 from llmservice_operator.errors import Forbidden
 from llmservice_operator.kinds import (
     DEPLOYMENTS,
@@ -20,9 +21,12 @@ from llmservice_operator.kinds import (
 )
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.router_rollouts import LOOK_AGAIN_SECONDS, ROLLOUTS_AT_A_TIME
+from llmservice_operator.router_status import RouterView
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.status import build_status
+from llmservice_operator.workload import Observation
 from operator_support.reconcile import RacingCluster, a_reconciler
-from operator_support.services import NOW
+from operator_support.services import NOW, a_service
 
 ON: dict[str, Any] = {"router": {"enabled": True}}
 OFF: dict[str, Any] = {"router": {"enabled": False}}
@@ -199,6 +203,13 @@ async def test_the_status_says_that_no_client_reaches_a_service_whose_router_is_
         assert "spec.router.enabled" in told["message"]
     await world.serve(**OFF)
     assert world.clients_reach == REPLICAS
+
+
+def test_an_event_tells_when_the_pods_of_a_router_are_no_longer_ready() -> None:
+    before = {"router": {"phase": "Serving", "since": "2026-01-02T03:00:00Z"}}
+    down = RouterView(RouterDecision(exists=True, pods=2, takes_requests=True))
+    update = build_status(a_service(ON, status=before), None, Observation(), NOW, router=down)
+    assert ("Warning", "RouterNotReady") in {(each.type, each.reason) for each in update.events}
 
 
 async def test_a_refused_router_pod_is_quoted() -> None:
