@@ -18,15 +18,17 @@ REPLICAS = (4, 8, 32)
 CACHED_BLOCKS = (820, 4000)
 """Blocks in the cache of a replica: the accelerator's memory alone, and main memory in addition."""
 TRACES = ("mooncake", "agents")
-REQUESTS = 6000
-"""Requests of a cell at most."""
-BOUND_PERCENT, TOLERANCE = 85.0, 2.0
-"""Each cell is loaded so that the best foresight gives this share of the requests their first token
+REQUESTS, SHORT_REQUESTS = 6000, 20_000
+"""Requests of a cell at most. Those of ServeGen are short."""
+BOUND_PERCENT, TOLERANCE = 85.0, 4.0
+"""Each cell is loaded so that the bound gives this share of the requests their first token
 in time."""
-LEAST_RATE, SPEED_STEP, SEARCH_STEPS = 0.5, 1.5, 24
-"""The search begins with this rate of requests per second and replica."""
-FORESIGHTS = (16.0, 0.0, 4.0, 64.0)
-"""Weights of a prompt's own work with which foresight is tried. The best one is the bound."""
+FIRST_UTILIZATION, SPEED_STEP, SEARCH_STEPS = 0.3, 1.5, 24
+"""The search begins with this utilization by uncached prompts."""
+EXACT_SECONDS = 0.1
+"""Time in seconds between the reports of the bound."""
+FORESIGHTS = ((16.0, 0.3), (0.0, 0.0), (4.0, 0.3))
+"""Weights of a prompt's own work, and of its answer, with which foresight is tried."""
 
 OURS, BOUND = "ours", "bound"
 PEERS: dict[str, Callable[[], Policy]] = {
@@ -91,7 +93,7 @@ def trace_of(name: str, files: Files) -> Trace:
     if name == "documents":
         return documents(seed=1).first(REQUESTS)
     if name.startswith("servegen-") and files.servegen is not None:
-        return servegen(files.servegen, int(name.removeprefix("servegen-")), REQUESTS)
+        return servegen(files.servegen, int(name.removeprefix("servegen-")), SHORT_REQUESTS)
     if name == "mooncake" and files.mooncake is not None:
         return mooncake(files.mooncake).first(REQUESTS)
     raise ValueError(f"the trace {name} needs its file")
@@ -107,12 +109,12 @@ def result_of(service: Service) -> Result:
     return Result(service.is_in_time, service.saved_percent, mean)
 
 
-def bound_of(cell: Cell, trace: Trace, first: Result | None = None) -> Result:
-    """Return the best result of foresight. `first` is the result of the first weight."""
-    found = [
-        result_of(serve(cell, Bound(weight), trace)) for weight in FORESIGHTS[first is not None :]
-    ]
-    return max([*found, *([first] if first else [])], key=lambda each: each.attained)
+def bound_of(cell: Cell, trace: Trace) -> Result:
+    """Return the best result of foresight, and of the product's rules with exact knowledge."""
+    policies: list[Policy] = [Ours(length_noise=0.0, report_seconds=EXACT_SECONDS)]
+    policies += [Bound(*weights) for weights in FORESIGHTS]
+    found = [result_of(serve(cell, policy, trace)) for policy in policies]
+    return max(found, key=lambda each: each.attained)
 
 
 @cache
@@ -120,19 +122,17 @@ def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
     """Return the cell's trace at the speed at which the bound attains BOUND_PERCENT, and the
     bound.
 
-    The speed is found with one weight of foresight, and then corrected for the best one. The search
-    comes from below, because an overloaded fleet takes long to simulate.
+    The search comes from below, because an overloaded fleet takes long to simulate.
     """
     whole = trace_of(cell.trace, files)
-    speed = LEAST_RATE * cell.replicas * float(whole.arrival[-1]) / len(whole.arrival)
+    work = float(whole.prompt.sum()) * H100.step.prefill
+    speed = FIRST_UTILIZATION * cell.replicas * float(whole.arrival[-1]) / work
     low, step = 0.0, SPEED_STEP
     for _ in range(SEARCH_STEPS):
         trace = whole.faster(speed)
-        found = result_of(serve(cell, Bound(FORESIGHTS[0]), trace))
+        found = bound_of(cell, trace)
         if abs(found.attained - BOUND_PERCENT) <= TOLERANCE:
-            found = bound_of(cell, trace, found)
-            if abs(found.attained - BOUND_PERCENT) <= 2 * TOLERANCE:
-                break
+            break
         if found.attained > BOUND_PERCENT:
             low = speed
         else:

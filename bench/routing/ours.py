@@ -43,9 +43,9 @@ def _prompt_tokens(requests: Requests, fleet: Fleet, engine: int) -> tuple[int, 
 class Texts:
     """The bytes of a trace's prompts. Equal blocks have equal bytes."""
 
-    def __init__(self, trace: Trace, bytes_per_token: float) -> None:
+    def __init__(self, trace: Trace, bytes_per_token: float, noise_share: float) -> None:
         count = len(trace.arrival)
-        noise = np.random.default_rng(1).uniform(1 - LENGTH_NOISE, 1 + LENGTH_NOISE, count)
+        noise = np.random.default_rng(1).uniform(1 - noise_share, 1 + noise_share, count)
         self.trace, self.of_request = trace, bytes_per_token * noise
         author = np.zeros(trace.different_blocks + 1, np.int64)
         lengths = np.diff(trace.first_block)
@@ -79,6 +79,7 @@ class Ours(Policy):
     report_delay: float = 0.0
     """Age in seconds of a report when the router hears it."""
     bytes_per_token: float = BYTES_PER_TOKEN
+    length_noise: float = LENGTH_NOISE
     image_every: int = 0
     """Every so many requests, the prompt is images: many bytes for few tokens. 0 for none."""
     holds: bool = True
@@ -96,7 +97,7 @@ class Ours(Policy):
     def choose(self, view: Service, request: int, now: float) -> int | None:
         if self.holding is None:
             self.holding = Holding(Router(view.hardware.prior), most_requests=MOST_HELD)
-            self.texts = Texts(view.trace, self.bytes_per_token)
+            self.texts = Texts(view.trace, self.bytes_per_token, self.length_noise)
             share = self.report_seconds / view.replicas
             self.next_report = {
                 engine: view.ready_at.get(engine, engine * share - self.report_seconds)

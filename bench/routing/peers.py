@@ -14,8 +14,10 @@ from routing.fleet import Policy, Service
 from routing.foresight import first_token_at
 from scaling.engine import (
     FIXED,
+    KV,
     MAX_STEP_TOKENS,
     PREFILL,
+    SEQUENCE,
     Array,
     Fleet,
     Requests,
@@ -63,18 +65,22 @@ def _queued_tokens(requests: Requests, fleet: Fleet, engines: int) -> Array:
 class Bound(Policy):
     """The engine with the least cost, by perfect foresight.
 
-    The cost is the time until the first token, and `work_weight` times the seconds that the prompt
-    takes the engine.
+    The cost is the time until the first token, `work_weight` times the seconds that the prompt
+    takes the engine, and `decode_weight` times the seconds by which the answer delays all others.
     """
 
     work_weight: float = 0.0
+    decode_weight: float = 0.0
 
     def choose(self, view: Service, request: int, now: float) -> int:
-        seconds = _first_tokens(view.requests, view.fleet, request, view.steps, view.limits) - now
-        saved = _matches(view.requests, view.fleet, view.replicas, request)
-        a_token = view.steps[:, PREFILL] + view.steps[:, FIXED] / view.limits[MAX_STEP_TOKENS]
-        work = (view.requests.prompt[request] - saved) * a_token
-        return int(np.lexsort((_loads(view, now), seconds + self.work_weight * work))[0])
+        requests, steps = view.requests, view.steps
+        seconds = _first_tokens(requests, view.fleet, request, steps, view.limits) - now
+        saved = _matches(requests, view.fleet, view.replicas, request)
+        a_token = steps[:, PREFILL] + steps[:, FIXED] / view.limits[MAX_STEP_TOKENS]
+        prompt, loads = requests.prompt[request], _loads(view, now)
+        delay = requests.answer[request] * (steps[:, SEQUENCE] + steps[:, KV] * prompt) * loads
+        cost = seconds + self.work_weight * (prompt - saved) * a_token + self.decode_weight * delay
+        return int(np.lexsort((loads, cost))[0])
 
 
 @dataclass

@@ -138,7 +138,7 @@ def test_an_engine_that_is_not_ready_gets_nothing() -> None:
 
 
 def test_texts_with_the_same_blocks_have_the_same_hashes_and_other_texts_have_not() -> None:
-    texts = Texts(trace([1, 2, 3], [1, 2, 4], [5, 6]), 4.0)
+    texts = Texts(trace([1, 2, 3], [1, 2, 4], [5, 6]), 4.0, 0.3)
     chains = [list(texts.prompt(request).chain) for request in range(3)]
     shared = [each for each in chains[0] if each in chains[1]]
     assert shared == chains[0][: len(shared)]
@@ -150,7 +150,7 @@ def test_texts_with_the_same_blocks_have_the_same_hashes_and_other_texts_have_no
 
 
 def test_an_image_has_many_bytes_for_the_same_tokens() -> None:
-    texts = Texts(trace([1, 2, 3]), 4.0)
+    texts = Texts(trace([1, 2, 3]), 4.0, 0.3)
     assert texts.prompt(0, 10.0).size == pytest.approx(10 * texts.prompt(0).size, rel=0.01)
 
 
