@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
@@ -55,7 +55,8 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
     whole.
     """
     unseen = max(0, (announced or 0) - len(body))
-    digest = blake2b(body, digest_size=16, key=str(unseen).encode()).digest()
+    digest = sha256(b"%d " % unseen)
+    digest.update(body)
     parsed = _parse(body)
     if parsed is None:
         prompt = prompt_of({"prompt": body.decode("utf-8", "replace")}, "")
@@ -63,7 +64,7 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
     else:
         prompt = prompt_of(parsed, str(parsed.get("model", "")))
         is_stream = parsed.get("stream") is True
-    return Body(replace(prompt, size=prompt.size + unseen), len(body), is_stream, digest)
+    return Body(replace(prompt, size=prompt.size + unseen), len(body), is_stream, digest.digest())
 
 
 def _parse(body: bytes) -> Mapping[str, Any] | None:
