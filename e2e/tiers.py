@@ -90,7 +90,7 @@ TIERS = (
     ),
     Tier(
         "router",
-        "requests through a real Envoy and the picker, to replicas that answer by a clock",
+        "the processes of a router pod with a real Envoy, and replicas that answer by a clock",
         ("operator/tests/router",),
     ),
     Tier(

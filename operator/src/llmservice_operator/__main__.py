@@ -29,12 +29,21 @@ DEEPEST_JSON = 25_000
 and one such object must not make a whole list unreadable."""
 
 
+ROUTER_COMMANDS = {
+    "router": "run a router: Envoy and the two processes below, which route the requests of a "
+    "service",
+    "router-picker": "run the process of a router that chooses the replica of each request",
+    "router-forwarder": "run the process of a router that holds requests while no replica is ready",
+}
+"""The processes of a router pod. They read other settings than the operator."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     sys.setrecursionlimit(DEEPEST_JSON)
     try:
-        if options.command == "router-picker":
-            return run_router_picker(RouterSettings.from_environment(os.environ))
+        if options.command in ROUTER_COMMANDS:
+            return run_router(options.command)
         settings = OperatorSettings.from_environment({**os.environ, **_by_the_chart(options)})
         match options.command:
             case "run":
@@ -114,12 +123,22 @@ async def run_metrics_server(settings: OperatorSettings) -> int:
     return await MetricsServer(settings).run()
 
 
-def run_router_picker(settings: RouterSettings) -> int:
-    # The import is local, because gRPC takes memory that the running operator does not need.
-    from llmservice_operator.router.picker import run_picker
-
+def run_router(command: str) -> int:
+    """Run one of the processes of a router pod."""
+    # The imports are local, because each process needs only its own libraries.
+    settings = RouterSettings.from_environment(os.environ)
     configure_logging(settings.log_level)
-    return run_picker(settings)
+    if command == "router-picker":
+        from llmservice_operator.router.picker import run_picker
+
+        return run_picker(settings)
+    if command == "router-forwarder":
+        from llmservice_operator.router.forwarder import run_forwarder
+
+        return run_forwarder(settings)
+    from llmservice_operator.router.supervisor import run_supervisor
+
+    return asyncio.run(run_supervisor(settings))
 
 
 def _values_parser() -> argparse.ArgumentParser:
@@ -175,9 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "metrics-server", help="run the metrics server, which measures the load of every LLMService"
     )
-    commands.add_parser(
-        "router-picker", help="run the process of a router that chooses the replica of each request"
-    )
+    for name, text in ROUTER_COMMANDS.items():
+        commands.add_parser(name, help=text)
     render = commands.add_parser(
         "render",
         parents=[_file_parser(), _values_parser(), _model_parser()],

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import aiohttp
@@ -176,6 +177,14 @@ class EngineAnswer:
     """LoRA adapters of the server; None if it takes no adapters."""
 
 
+class NoReport(Exception):
+    """The response of an address is not that of a model server, or it refuses connections."""
+
+
+class Silent(NoReport):
+    """The model server does not respond in time, or is too busy to report."""
+
+
 class EngineMetrics:
     """HTTP client for all model servers. The caller must close it."""
 
@@ -195,14 +204,12 @@ class EngineMetrics:
         A server that is not ready is also queried for the progress of its start.
         """
         try:
-            report = UsageReport.model_validate_json(await self._get(address, "/autoscale"))
+            report = await self.report(address)
             probe = None
             if not is_ready:
-                probe = _Probe.model_validate_json(
-                    await self._get(address, names.READINESS_PROBE_PATH)
-                )
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            logger.debug("%s: %s", address, str(error) or type(error).__name__)
+                probe = await self._read(address, names.READINESS_PROBE_PATH, _Probe)
+        except NoReport as error:
+            logger.debug("%s: %s", address, error)
             return None
         now = self._now()
         download = probe.download if probe else None
@@ -221,9 +228,28 @@ class EngineMetrics:
             else tuple(ReplicaAdapter(**each.model_dump()) for each in report.adapters),
         )
 
-    async def _get(self, address: str, path: str) -> bytes:
-        """Return the body of a response with any HTTP status, because the body of a probe with
-        status 503 is also needed.
+    async def report(self, address: str) -> UsageReport:
+        """Return the report of the model server at this address. Raises NoReport without one."""
+        return await self._read(address, "/autoscale", UsageReport)
+
+    async def _read(self, address: str, path: str, model: type[_AnswerT]) -> _AnswerT:
+        """Return the content of a response with any HTTP status, because the body of a probe with
+        status 503 is also needed. Raises NoReport without a valid response.
+        """
+        try:
+            status, body = await self._get(address, path)
+        except TimeoutError as error:
+            raise Silent("no response in time") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise NoReport(str(error) or type(error).__name__) from error
+        try:
+            return model.model_validate_json(body)
+        except ValueError as error:
+            kind = Silent if status == HTTPStatus.SERVICE_UNAVAILABLE else NoReport
+            raise kind(str(error)) from error
+
+    async def _get(self, address: str, path: str) -> tuple[int, bytes]:
+        """Return the status and the body of a response.
 
         Raises ValueError if the address is not valid, ClientError if the request fails or the body
         is too long, and TimeoutError if the response takes too long.
@@ -236,4 +262,4 @@ class EngineMetrics:
                 body += chunk
                 if len(body) > LONGEST_ANSWER:
                     raise aiohttp.ClientPayloadError(f"{path} is longer than {LONGEST_ANSWER}")
-        return body
+        return answer.status, body

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 from llmservice_operator.router.envoy_config import (
@@ -25,12 +24,17 @@ def _settings(folder: Path) -> RouterSettings:
 
 def test_every_listener_removes_the_headers_of_the_proxy(tmp_path: Path) -> None:
     listeners = build_bootstrap(_settings(tmp_path))["static_resources"]["listeners"]
+    removed = {}
     for listener in listeners:
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        text = json.dumps(manager["early_header_mutation_extensions"])
-        for prefix in ("x-envoy-", "x-gateway-", OWN_HEADERS):
-            assert f'{{"prefix": "{prefix}"}}' in text
-    assert len(listeners) == 2
+        (extension,) = manager["early_header_mutation_extensions"]
+        removed[listener["name"]] = {
+            mutation["remove_on_match"]["key_matcher"]["prefix"]
+            for mutation in extension["typed_config"]["mutations"]
+        }
+    # The forwarder tells the time for which it held a request.
+    of_envoy = {"x-envoy-", "x-gateway-"}
+    assert removed == {"clients": of_envoy | {OWN_HEADERS}, "forwarded": of_envoy}
 
 
 def test_the_forwarder_comes_after_all_replicas_and_is_not_checked() -> None:

@@ -220,6 +220,7 @@ def _overload_manager() -> Config:
 def _client_listener(settings: RouterSettings) -> Config:
     manager = {
         "stat_prefix": "clients",
+        "early_header_mutation_extensions": _removal("x-envoy-", "x-gateway-", OWN_HEADERS),
         "use_remote_address": True,
         # An empty list would trust the private ranges, and with them every pod. This address is
         # one of a range for documentation.
@@ -264,6 +265,8 @@ def _forwarder_listener(settings: RouterSettings) -> Config:
     ]
     manager = {
         "stat_prefix": "forwarded",
+        # Not the own headers: the forwarder tells how long it held the request.
+        "early_header_mutation_extensions": _removal("x-envoy-", "x-gateway-"),
         "local_reply_config": {"mappers": [*retry, *_local_replies(settings)["mappers"]]},
         # Without `reset`: a replica has ended with this request already, before the forwarder
         # got it.
@@ -279,6 +282,13 @@ def _forwarder_listener(settings: RouterSettings) -> Config:
     return listener
 
 
+def _removal(*prefixes: str) -> list[Config]:
+    """Return the filter that removes headers. A route would remove them after Envoy obeyed them."""
+    mutations = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes]
+    kind = "http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    return [_typed("strip", kind, mutations=mutations)]
+
+
 def _listener(name: str, manager: Config) -> Config:
     return {
         "name": name,
@@ -288,20 +298,9 @@ def _listener(name: str, manager: Config) -> Config:
 
 
 def _manager(settings: RouterSettings, more: Config) -> Config:
-    prefixes = ("x-envoy-", "x-gateway-", OWN_HEADERS)
     return _typed(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
-        # Envoy itself obeys some of these headers before a route could remove them.
-        early_header_mutation_extensions=[
-            _typed(
-                "strip",
-                "http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                mutations=[
-                    {"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes
-                ],
-            )
-        ],
         common_http_protocol_options={
             # x_envoy_… becomes x-envoy-… in many servers.
             "headers_with_underscores_action": "REJECT_REQUEST",
@@ -352,7 +351,12 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         "domains": ["*"],
         "request_body_buffer_limit": SEEN_BODY_BYTES,
         # A change of the headers by the picker would come too late for a small body.
-        "request_headers_to_add": [{"header": {"key": HELD_HEADER, "value": held}}],
+        "request_headers_to_add": [
+            {
+                "header": {"key": HELD_HEADER, "value": held},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
         # Each attempt has its number in a header of Envoy.
         "include_request_attempt_count": "retriable-headers" in retry_on,
     }
@@ -488,7 +492,7 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
     if forwarded:
         service["initial_metadata"] = [{"key": FORWARDED_METADATA, "value": "1"}]
     needed = (
-        *(":method", ":path", ":status", "authorization", "x-api-key"),
+        *(":method", ":path", ":status", "authorization", "x-api-key", HELD_HEADER),
         *("content-length", "origin", "access-control-request-method"),
     )
     return _typed(
@@ -497,7 +501,9 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
         grpc_service=service,
         processing_mode=_processing_mode(),
         # The headers of a request whose only message contains the body.
-        request_attributes=["request.headers['authorization']", "request.headers['x-api-key']"],
+        request_attributes=[
+            f"request.headers['{name}']" for name in ("authorization", "x-api-key", HELD_HEADER)
+        ],
         response_attributes=[
             "response.flags",
             "upstream.address",

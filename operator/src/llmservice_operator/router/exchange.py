@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
+from llmservice_operator.names import HELD_HEADER
 from llmservice_operator.router.admission import Admission, Refusal, is_open
 from llmservice_operator.router.bodies import NO_BODY, Body, BodyReader
 from llmservice_operator.router.chooser import Chooser, Chosen
@@ -173,11 +174,12 @@ class Exchange:
         if self._chosen is None:
             if forwarder is None or not body.is_stream:
                 return _NO_REPLICA
-            addresses, held = [forwarder], 0.0
+            addresses = [forwarder]
         else:
-            addresses, held = list(self._chosen.addresses), chooser.clock() - begun
+            addresses = list(self._chosen.addresses)
             if len(addresses) == 1 and forwarder is not None:
                 addresses.append(forwarder)
+        held = self._held_before() + chooser.clock() - begun
         return choose(addresses, has_body=has_body, held_seconds=held)
 
     async def _choose_or_wait(self, body: Body) -> Chosen | None:
@@ -206,6 +208,13 @@ class Exchange:
                 )
         return CONTINUE_RESPONSE
 
+    def _held_before(self) -> float:
+        """Return the seconds for which the forwarder, and the picker before it, held the request.
+
+        Envoy removes the header from the requests of clients.
+        """
+        return int(self._headers.get(HELD_HEADER, b"0")) / 1000 if self.is_forwarded else 0.0
+
     def _announced(self) -> int | None:
         length = self._headers.get("content-length", b"")
         return int(length) if length.isdigit() else None
@@ -222,7 +231,7 @@ def _headers_of_attributes(message: pb.ProcessingRequest) -> Mapping[str, bytes]
 
 
 def _attribute_headers(fields: Mapping[str, Any]) -> Iterable[tuple[str, bytes]]:
-    for name in ("authorization", "x-api-key"):
+    for name in ("authorization", "x-api-key", HELD_HEADER):
         attribute = f"request.headers['{name}']"
         if attribute in fields:
             yield name, fields[attribute].string_value.encode("utf-8", "surrogateescape")

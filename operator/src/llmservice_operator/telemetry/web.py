@@ -1,16 +1,29 @@
 """The HTTP endpoints of a process: /livez, /readyz and /metrics."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from llmservice_operator.telemetry.health import Health
-from llmservice_operator.telemetry.metrics import Metrics
+
+class RenderedMetrics(Protocol):
+    """The metrics of a process, as text for Prometheus."""
+
+    async def render(self) -> bytes: ...
 
 
-def create_app(metrics: Metrics, health: Health) -> web.Application:
+class Probed(Protocol):
+    """The reasons why a process is not alive, not ready or hindered. Empty lists are good."""
+
+    def why_not_alive(self) -> list[str]: ...
+
+    def why_not_ready(self) -> list[str]: ...
+
+    def why_hindered(self) -> list[str]: ...
+
+
+def create_app(metrics: RenderedMetrics, health: Probed) -> web.Application:
     """Return the web application with /livez, /readyz and /metrics."""
 
     def probe(

@@ -1,0 +1,44 @@
+"""Bounds the requests that wait for a replica."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class TooManyHeld(Exception):
+    """No further request, or no further byte of one, can wait."""
+
+
+class HeldRequests:
+    """The requests that wait for a replica, by number and by bytes of their bodies."""
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self.number = 0
+        self.size = 0
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Count a request with a body of `size` bytes while the context is open.
+
+        The context's value is a function that counts further bytes of the body. Both raise
+        TooManyHeld if the request exceeds a limit.
+        """
+        counted = 0
+
+        def count(more: int) -> None:
+            nonlocal counted
+            if self.size + more > self._max_bytes:
+                raise TooManyHeld
+            self.size += more
+            counted += more
+
+        if self.number >= self._max_requests:
+            raise TooManyHeld
+        self.number += 1
+        try:
+            count(size)
+            yield count
+        finally:
+            self.number -= 1
+            self.size -= counted

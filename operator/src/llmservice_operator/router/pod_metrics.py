@@ -1,0 +1,104 @@
+"""The metrics of a router pod: those of the supervisor, of Envoy and of the forwarder."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import aiohttp
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from llmservice_operator.router.envoy_admin import EnvoyAdmin, EnvoyAway
+from llmservice_operator.router.forwarder import METRICS_SOCKET
+from llmservice_operator.router.processes import ChildProcess
+from llmservice_operator.router.replicas import Replicas
+from llmservice_operator.settings import RouterSettings
+
+logger = logging.getLogger(__name__)
+
+FORWARDER_SECONDS: Final = 1.0
+"""Longest wait for the metrics of the forwarder."""
+
+ENVOY_METRICS: Final = (
+    r"^(http\.clients\.downstream_(rq|cx)_(active|total|[2-5]xx)$"
+    r"|cluster\.[a-z_]+\.(membership_(healthy|total)|upstream_rq_(total|active|retry|5xx))$"
+    r"|http\.[a-z]+\.ext_proc\."
+    r"|server\.memory_)"
+)
+"""Counters of Envoy that are served, by their names in Envoy."""
+
+
+class PodMetrics:
+    """All metrics of the pod as one text. A process that does not answer is left out."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        admin: EnvoyAdmin,
+        replicas: Replicas,
+        processes: Sequence[ChildProcess],
+    ) -> None:
+        self._admin = admin
+        self._forwarder_socket = str(settings.run_directory / METRICS_SOCKET)
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_PodCollector(replicas, processes))
+
+    async def render(self) -> bytes:
+        return b"".join(
+            (
+                generate_latest(self._registry),
+                await self._of_envoy(),
+                await self._of_forwarder(),
+            )
+        )
+
+    async def _of_envoy(self) -> bytes:
+        try:
+            return (await self._admin.metrics(ENVOY_METRICS)).encode()
+        except EnvoyAway:
+            return b""
+
+    async def _of_forwarder(self) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=FORWARDER_SECONDS)
+        connector = aiohttp.UnixConnector(self._forwarder_socket)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+                session.get("http://forwarder/metrics") as answer,
+            ):
+                return await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return b""
+
+
+class _PodCollector(Collector):
+    """Reads the values when they are scraped."""
+
+    def __init__(self, replicas: Replicas, processes: Sequence[ChildProcess]) -> None:
+        self._replicas = replicas
+        self._processes = processes
+
+    def collect(self) -> Iterator[Metric]:
+        views = self._replicas.views()
+        draining = sum(each.is_draining for each in views)
+        replicas = GaugeMetricFamily(
+            "llmservice_router_replicas", "Confirmed replicas by state", labels=("state",)
+        )
+        replicas.add_metric(("ready",), len(views) - draining)
+        replicas.add_metric(("draining",), draining)
+        yield replicas
+        yield GaugeMetricFamily(
+            "llmservice_router_addresses",
+            "Addresses that are asked whether they belong to a replica",
+            self._replicas.candidates,
+        )
+        restarts = CounterMetricFamily(
+            "llmservice_router_process_restarts",
+            "Starts of a process of the pod after the first one",
+            labels=("process",),
+        )
+        for process in self._processes:
+            restarts.add_metric((process.name,), process.restarts)
+        yield restarts

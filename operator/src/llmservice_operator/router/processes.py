@@ -1,0 +1,130 @@
+"""Runs the other processes of the pod, and starts each of them again when it ends."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 5.0
+"""Longest time between the end of a process and its next start. Each start doubles the time."""
+
+WELL_SECONDS: Final = 30.0
+"""Running time of a process after which the pauses are short again."""
+
+END_SECONDS: Final = 5.0
+"""Time between SIGTERM and SIGKILL."""
+
+UNREAD_SECONDS: Final = 15.0
+"""Time for which a process may leave its input unread. A process that does so longer hangs."""
+
+
+@dataclass
+class ChildProcess:
+    """A process that runs until `end` is called."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables in addition to those of this process."""
+    before_start: Callable[[], None] = lambda: None
+    """Called before each start."""
+    first_line: Callable[[], bytes | None] = lambda: None
+    """Returns what the process reads first after each start."""
+    starts: int = 0
+    _process: Process | None = None
+    _is_ending: bool = False
+    _unread_since: float | None = None
+
+    @property
+    def restarts(self) -> int:
+        return max(self.starts - 1, 0)
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process; None before its first start."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, or the negative number of a signal; None while the process runs."""
+        return None if self._process is None else self._process.returncode
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self.status is None
+
+    async def run(self) -> None:
+        """Keep the process running until it was told to end."""
+        pause = FIRST_PAUSE_SECONDS
+        while not self._is_ending:
+            began = time.monotonic()
+            await self._start()
+            assert self._process is not None
+            status = await self._process.wait()
+            if self._is_ending:
+                return
+            if time.monotonic() - began > WELL_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            logger.error(
+                "%s ended with status %d; it starts again in %.1f s", self.name, status, pause
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _start(self) -> None:
+        self.before_start()
+        self._process = await asyncio.create_subprocess_exec(
+            *self.command,
+            stdin=PIPE,
+            env={**os.environ, **self.environment},
+            # A signal to the process group, as from a terminal, must not end it before the drain.
+            start_new_session=True,
+        )
+        if self._is_ending:
+            self._process.kill()
+            return
+        self.starts += 1
+        self._unread_since = None
+        if line := self.first_line():
+            self.write(line)
+
+    def write(self, line: bytes) -> None:
+        """Write a line to the input of the process.
+
+        While the process has not read the last line, the new one is dropped. A process that does
+        not read for long is killed, and starts again.
+        """
+        process = self._process
+        if process is None or process.stdin is None or process.returncode is not None:
+            return
+        if process.stdin.transport.get_write_buffer_size() == 0:
+            self._unread_since = None
+            process.stdin.write(line)
+            return
+        now = time.monotonic()
+        self._unread_since = self._unread_since or now
+        if now - self._unread_since > UNREAD_SECONDS:
+            logger.error("%s does not read its input; it is killed", self.name)
+            process.kill()
+
+    async def end(self) -> None:
+        """End the process, and start it no more."""
+        self._is_ending = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()

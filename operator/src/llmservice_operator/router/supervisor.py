@@ -1,0 +1,266 @@
+"""The first process of a router pod: it runs Envoy, the picker and the forwarder.
+
+It tells them the replicas, serves the probes and the metrics, and drains Envoy before it ends.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from llmservice_operator.engine_metrics import EngineMetrics
+from llmservice_operator.errors import InvalidSettings
+from llmservice_operator.router import replica_view
+from llmservice_operator.router.endpoint_files import EndpointFiles
+from llmservice_operator.router.envoy_admin import EnvoyAdmin, EnvoyAway
+from llmservice_operator.router.envoy_config import (
+    ADMIN_SOCKET,
+    ARGUMENTS,
+    CLUSTER_OR_FORWARDER,
+    CLUSTER_REPLICAS,
+    FORWARDED_SOCKET,
+)
+from llmservice_operator.router.pod_metrics import PodMetrics
+from llmservice_operator.router.processes import ChildProcess
+from llmservice_operator.router.replicas import (
+    LOOKUP_PERIOD_SECONDS,
+    LOOKUP_SECONDS,
+    Replicas,
+    Resolve,
+    resolve,
+)
+from llmservice_operator.settings import ROUTER_PREFIX, RouterSettings
+from llmservice_operator.tasks import Tasks
+from llmservice_operator.telemetry import create_app, start_server
+
+logger = logging.getLogger(__name__)
+
+LINE_SECONDS: Final = 1.0
+"""Longest time between two lines to the picker."""
+
+READ_SECONDS: Final = 1.0
+"""Longest wait for Envoy to read its files before the picker is told."""
+
+POLL_SECONDS: Final = 0.2
+"""Time between two looks at the requests in progress during a drain."""
+
+ATTEMPTS: Final = 5
+"""Largest number of attempts to tell Envoy that it must drain."""
+
+AWAY_SECONDS: Final = 60.0
+"""Time without an answer of Envoy after which the pod is not alive."""
+
+COMMAND: Final = (sys.executable, "-m", "llmservice_operator")
+
+CLIENT_LISTENER: Final = "clients"
+"""Prefix of Envoy's counters of the requests of clients."""
+
+
+class Supervisor:
+    """The processes of the pod, and the replicas that they are told."""
+
+    def __init__(self, settings: RouterSettings, resolve: Resolve = resolve) -> None:
+        self.settings = settings
+        self._tasks = Tasks()
+        self.stop = self._tasks.stop
+        """Set when the pod must end."""
+        self._resolve = resolve
+        self._files = EndpointFiles(settings)
+        self._metrics = EngineMetrics(now=time.monotonic)
+        self._admin = EnvoyAdmin(settings.run_directory / ADMIN_SOCKET)
+        self.replicas = Replicas(settings, self._metrics, resolve)
+        self._line: bytes | None = None
+        """Last line to the picker. Set only when Envoy has read the same replicas."""
+        self._live_at = time.monotonic()
+        self._is_live = False
+        environment = settings.environment()
+        self.picker = ChildProcess(
+            "picker", (*COMMAND, "router-picker"), environment, first_line=lambda: self._line
+        )
+        self.forwarder = ChildProcess("forwarder", (*COMMAND, "router-forwarder"), environment)
+        self.envoy = ChildProcess("envoy", self._envoy_command(), before_start=self._before_envoy)
+        self.processes = (self.picker, self.forwarder, self.envoy)
+
+    async def run(self) -> int:
+        """Run until a signal, and end when the requests in progress have ended.
+
+        Return the exit code. Raises InvalidSettings if the management port is taken.
+        """
+        tasks = self._tasks
+        self._write_files()
+        server = await self._serve()
+        try:
+            tasks.heed_signals()
+            for process in self.processes:
+                tasks.start(process.name, process.run())
+            tasks.start("replicas", self.replicas.run())
+            tasks.start("picker-list", self._follow_pickers())
+            tasks.start("line", self._tell_for_ever())
+            tasks.start("envoy-state", self._watch_envoy())
+            await self.stop.wait()
+            await self._drain()
+        finally:
+            # Envoy first: the requests in progress need the others.
+            await self.envoy.end()
+            await asyncio.gather(self.picker.end(), self.forwarder.end())
+            await tasks.cancel_all()
+            await self._admin.close()
+            await self._metrics.close()
+            await server.cleanup()
+        return 1 if tasks.failed else 0
+
+    async def _serve(self) -> web.AppRunner:
+        port = self.settings.management_port
+        metrics = PodMetrics(self.settings, self._admin, self.replicas, self.processes)
+        try:
+            return await start_server(create_app(metrics, self), port)
+        except OSError as error:
+            raise InvalidSettings(
+                f"port {port} cannot be served: {error.strerror or error}; set "
+                f"{ROUTER_PREFIX}MANAGEMENT_PORT to a free one"
+            ) from error
+
+    def why_not_alive(self) -> list[str]:
+        """Return why the pod must be started again."""
+        if self.stop.is_set() or time.monotonic() - self._live_at < AWAY_SECONDS:
+            return []
+        return [f"Envoy has not answered for {AWAY_SECONDS:.0f} s"]
+
+    def why_not_ready(self) -> list[str]:
+        """Return why the pod must get no new connections.
+
+        The picker is not a reason, because Envoy chooses a replica itself while it is away.
+        """
+        reasons = {
+            "the router ends": self.stop.is_set(),
+            "the replicas have not been asked yet": not self.replicas.asked.is_set(),
+            "Envoy is not live": not self._is_live,
+            # Clients that reach such replicas directly must not lose them.
+            "the model servers do not say which service they belong to; use the image of this "
+            "release": self.replicas.are_nameless,
+        }
+        return [reason for reason, holds in reasons.items() if holds]
+
+    def why_hindered(self) -> list[str]:
+        """Return which processes do not run at present."""
+        return [f"the {it.name} does not run" for it in self.processes if not it.is_running]
+
+    def _envoy_command(self) -> tuple[str, ...]:
+        seconds = self.settings.drain_seconds + self.settings.drain_timeout_seconds
+        return (
+            *("envoy", "--config-path", str(self._files.bootstrap)),
+            # The listeners accept connections until all requests have ended.
+            *("--drain-time-s", str(max(seconds, 1))),
+            *ARGUMENTS,
+        )
+
+    def _before_envoy(self) -> None:
+        """Remove the sockets of an Envoy that has ended, because they block the next one."""
+        for name in (ADMIN_SOCKET, FORWARDED_SOCKET):
+            (self.settings.run_directory / name).unlink(missing_ok=True)
+
+    def _write_files(self) -> None:
+        """Write all files of Envoy before it starts."""
+        self._files.write_bootstrap()
+        self._files.write_replicas(())
+        self._files.write_pickers([self._own_picker])
+
+    @property
+    def _own_picker(self) -> str:
+        """Address of the pod's own picker."""
+        return "127.0.0.1" if self.settings.pickers_host is None else self.settings.pod_address
+
+    async def _follow_pickers(self) -> None:
+        """Keep the list of the pickers. All router pods must have it in the same order."""
+        host = self.settings.pickers_host
+        while host is not None:
+            try:
+                async with asyncio.timeout(LOOKUP_SECONDS):
+                    hosts = sorted(await self._resolve(host))
+            except (OSError, TimeoutError) as error:
+                logger.debug("DNS names no picker: %s", error)
+            else:
+                # The list of DNS may not contain this pod yet.
+                own = [] if self._own_picker in hosts else [self._own_picker]
+                self._files.write_pickers([*hosts, *own])
+            await asyncio.sleep(LOOKUP_PERIOD_SECONDS)
+
+    async def _tell_for_ever(self) -> None:
+        """Tell Envoy and the picker the replicas after each change, and every second."""
+        await self.replicas.asked.wait()
+        while True:
+            self.replicas.changed.clear()
+            views = self.replicas.views()
+            version = self._files.write_replicas(views)
+            if version is not None:
+                # A choice that Envoy does not know yet would find no endpoint.
+                await self._wait_until_read(version)
+            self._line = replica_view.encode(views)
+            self.picker.write(self._line)
+            try:
+                async with asyncio.timeout(LINE_SECONDS):
+                    await self.replicas.changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _wait_until_read(self, version: str) -> None:
+        clusters = (CLUSTER_REPLICAS, CLUSTER_OR_FORWARDER)
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                while not await self._admin.has_read(clusters, version):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        except (EnvoyAway, TimeoutError):
+            logger.debug("Envoy has not read its endpoints yet")
+
+    async def _watch_envoy(self) -> None:
+        while True:
+            self._is_live = await self._admin.is_live()
+            if self._is_live:
+                self._live_at = time.monotonic()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _drain(self) -> None:
+        """Wait until the cluster sends no new clients, and until all requests have ended."""
+        seconds = self.settings.drain_seconds
+        logger.info("draining: clients are expected to leave within %d s", seconds)
+        await self._persist(self._admin.ask_clients_to_leave)
+        await asyncio.sleep(seconds)
+        await self._persist(self._admin.tell_connections_to_close)
+        try:
+            async with asyncio.timeout(self.settings.drain_timeout_seconds):
+                await self._wait_until_idle()
+                await self._persist(self._admin.refuse_connections)
+                await self._wait_until_idle()
+        except TimeoutError:
+            logger.error("requests are still in progress at the end of the drain")
+        else:
+            logger.info("all requests have ended")
+
+    async def _wait_until_idle(self) -> None:
+        while self.envoy.is_running:
+            try:
+                if await self._admin.active_requests(CLIENT_LISTENER) == 0:
+                    return
+            except EnvoyAway as error:
+                logger.debug("Envoy does not answer now: %s", error)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _persist(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Repeat an action a few times while Envoy does not answer."""
+        for _ in range(ATTEMPTS):
+            try:
+                await action()
+            except EnvoyAway as error:
+                logger.warning("Envoy does not answer: %s", error)
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return
+
+
+async def run_supervisor(settings: RouterSettings) -> int:
+    """Run the pod until it is told to end."""
+    return await Supervisor(settings).run()

@@ -1,0 +1,87 @@
+"""Processes that are started again."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from llmservice_operator.router import processes as module
+from llmservice_operator.router.processes import ChildProcess
+from shared_support.waiting import eventually_in_loop
+
+ECHO = "import sys\nfor line in sys.stdin:\n with open(sys.argv[1], 'a') as f: f.write(line)"
+DEAF = (
+    "import signal, sys; signal.signal(15, signal.SIG_IGN); open(sys.argv[1], 'w'); signal.pause()"
+)
+
+
+@asynccontextmanager
+async def running(process: ChildProcess) -> AsyncIterator[ChildProcess]:
+    task = asyncio.create_task(process.run())
+    try:
+        await eventually_in_loop(lambda: process.is_running)
+        yield process
+    finally:
+        await process.end()
+        await asyncio.wait([task], timeout=5)
+        assert task.done()
+
+
+async def test_a_process_gets_its_first_line_after_each_start(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    process = ChildProcess(
+        "echo", (sys.executable, "-c", ECHO, str(told)), first_line=lambda: b"first\n"
+    )
+    async with running(process):
+        process.write(b"second\n")
+        await eventually_in_loop(lambda: told.read_text().endswith("second\n"))
+    assert told.read_text() == "first\nsecond\n"
+
+
+async def test_the_pauses_between_starts_grow_and_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.005)
+    process = ChildProcess("broken", (sys.executable, "-c", "import sys; sys.exit(3)"))
+    async with running(process):
+        await eventually_in_loop(lambda: process.restarts >= 5)
+    told = [record.args for record in caplog.records if record.name == module.__name__]
+    assert told[:5] == [("broken", 3, pause) for pause in (0.001, 0.002, 0.004, 0.005, 0.005)]
+
+
+def deaf(folder: Path) -> tuple[ChildProcess, Path]:
+    """Return a process that heeds nothing, and the file that it writes when it does so."""
+    started = folder / "started"
+    return ChildProcess("deaf", (sys.executable, "-c", DEAF, str(started))), started
+
+
+async def test_a_process_that_reads_nothing_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr(module, "END_SECONDS", 0.2)
+    process, started = deaf(tmp_path)
+    async with running(process):
+        await eventually_in_loop(started.exists)
+
+        def has_ended() -> bool:
+            process.write(b"x" * 100_000 + b"\n")
+            return process.restarts > 0
+
+        await eventually_in_loop(has_ended)
+
+
+async def test_a_process_that_ignores_sigterm_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "END_SECONDS", 0.2)
+    process, started = deaf(tmp_path)
+    async with running(process):
+        await eventually_in_loop(started.exists)
+    assert process.status == -signal.SIGKILL
+    assert process.restarts == 0
