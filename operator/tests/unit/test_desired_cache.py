@@ -38,7 +38,8 @@ def server(cache: dict[str, Any] | None, **model: Any) -> dict[str, Any]:
 
 
 def variables(cache: dict[str, Any] | None, **model: Any) -> dict[str, str]:
-    return {each["name"]: each["value"] for each in server(cache, **model)["env"]}
+    env = server(cache, **model)["env"]
+    return {each["name"]: each["value"] for each in env if "value" in each}
 
 
 def test_the_operator_makes_a_claim_that_outlives_the_service_by_default() -> None:
