@@ -310,6 +310,16 @@ def test_a_quota_that_requires_limits_is_reported(
     assert "must specify limits.memory" in until_reason(api, namespace, Reason.LIMITS_REQUIRED)
 
 
+def test_a_quota_that_refuses_the_replica_set_is_reported(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
+    forbid(api, namespace, **{"count/replicasets.apps": "0"})
+    api.create(LLMSERVICES, make_service("llm", namespace))
+    said = until_reason(api, namespace, Reason.QUOTA_EXCEEDED)
+    assert "refuses the ReplicaSet" in said
+    assert "count/replicasets.apps=1" in said
+
+
 @pytest.mark.causes("StorageQuotaExceeded")
 def test_a_quota_of_storage_names_the_size_of_the_cache(
     api: Api, namespace: str, operator: OperatorProcess
