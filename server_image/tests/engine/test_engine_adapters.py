@@ -190,4 +190,7 @@ def test_a_wrong_adapter_has_its_reason_and_takes_nothing_else_down(
     asked = {"model": "wrong", "prompt": "Hello"}
     server.eventually(lambda: server.post("/v1/completions", asked).status == 503, SECONDS)
     assert "retry-after" in server.post("/v1/completions", asked).headers
+    rejected = "llm_requests_rejected_total"
+    assert server.metric(f'{rejected}{{reason="no_adapter"}}') >= 2
+    assert server.metric(f'{rejected}{{reason="queue_full"}}') == 0
     assert listed(server) == [SERVED_NAME, "two"]

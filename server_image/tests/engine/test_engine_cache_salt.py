@@ -61,3 +61,14 @@ def test_a_prompt_of_another_key_is_in_the_cache_only_if_the_keys_are_not_kept_a
     assert hits(server, "bob", path, body) == (0 if isolates else of_the_same_key)
     assert hits(server, "bob", path, body) == of_the_same_key
     assert hits(server, "bob", path, {**body, "cache_salt": "mine"}) == 0
+
+
+def test_several_answers_to_a_prompt_are_kept_apart_like_one(
+    server: ModelServer, isolates: bool
+) -> None:
+    body: dict[str, object] = {"prompt": f"known {PROMPT}"}
+    hits(server, "anna", "/v1/completions", body)
+    # The second answer always finds the prompt of the first one.
+    of_both_answers = 2 * 128
+    found = hits(server, "bob", "/v1/completions", {**body, "n": 2})
+    assert (found < of_both_answers) is isolates

@@ -238,6 +238,30 @@ def test_the_death_of_the_engine_ends_the_server_with_a_reason(
         deaths.told += not is_whole
 
 
+def test_a_stream_whose_engine_dies_before_its_first_token_can_be_sent_to_another_replica(
+    server: ModelServer,
+) -> None:
+    server.wait_until_ready()
+    engine = server.engine_pid()
+    message = [{"role": "user", "content": "Hello"}]
+    named: dict[str, object] = {"model": SERVED_NAME, "max_tokens": 5}
+    wanted: dict[str, dict[str, object]] = {
+        "/generate": {"prompt": "Hi", "max_tokens": 5},
+        "/v1/completions": {**named, "prompt": "Hi"},
+        "/v1/chat/completions": {**named, "messages": message},
+        "/v1/responses": {"input": "Hi", "max_output_tokens": 5},
+        "/v1/messages": {**named, "messages": message},
+    }
+    os.kill(engine, signal.SIGSTOP)
+    asked = [Asking(server, path, {**body, "stream": True}) for path, body in wanted.items()]
+    server.wait_for_arrivals(len(asked))
+
+    os.kill(engine, signal.SIGKILL)
+
+    for reply in (each.answer() for each in asked):
+        assert (reply.status, reply.headers.get("x-llm-retry")) == (503, "other-replica")
+
+
 def test_an_answer_that_an_engine_aborts_as_it_stops_is_an_error(server: ModelServer) -> None:
     # With data parallelism, the other engines stop in this way after one has died.
     server.wait_until_ready()

@@ -107,3 +107,15 @@ def test_what_is_turned_away_once_its_prompt_is_read_arrives_once(server: ModelS
 
     assert status == 503
     assert after == (before[0] + QUEUE + 1, before[1] + QUEUE + 1)
+
+
+def test_a_request_that_a_router_sends_to_two_replicas_arrives_once(server: ModelServer) -> None:
+    wanted = {"model": SERVED_NAME, "max_tokens": 400, "ignore_eos": True, "prompt": "Hello"}
+    seen = []
+    with full_queue(server, "/v1/completions", wanted) as before:
+        for attempt in ("1", "2"):
+            headers = {**server.headers, "x-llm-router-attempt": attempt}
+            reply = server.request("POST", "/v1/completions", wanted, headers=headers)
+            assert (reply.status, reply.headers["x-llm-retry"]) == (503, "other-replica")
+            seen.append(arrived(server)[0] - before[0])
+    assert seen == [0, 1]

@@ -4,6 +4,7 @@ Each function that the server replaces or overrides has a test. The mark `patche
 the function.
 """
 
+import http.client
 import json
 import os
 import re
@@ -24,6 +25,14 @@ STEP_TOKENS = 64
 CONTEXT = 512
 MESSAGES = [{"role": "user", "content": "Hello"}]
 TTFT_SUM = "vllm:time_to_first_token_seconds_sum"
+STREAMS: dict[str, dict[str, object]] = {
+    "/generate": {"prompt": "Hi", "max_tokens": 5},
+    "/v1/completions": {"model": SERVED_NAME, "prompt": "Hi", "max_tokens": 5},
+    "/v1/chat/completions": {"model": SERVED_NAME, "messages": MESSAGES, "max_tokens": 5},
+    "/v1/responses": {"model": SERVED_NAME, "input": "Hi", "max_output_tokens": 5},
+    "/v1/messages": {"model": SERVED_NAME, "messages": MESSAGES, "max_tokens": 5},
+}
+"""Route -> body of a request that the route answers with a stream."""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +69,35 @@ def test_every_step_is_counted_and_none_is_logged(server: ModelServer) -> None:
     assert "context tokens" not in server.log.read_text()
 
 
+def test_prompts_wait_and_are_left_until_they_are_computed(server: ModelServer) -> None:
+    wanted = {"model": SERVED_NAME, "max_tokens": 1}
+    one = server.post("/v1/completions", {**wanted, "prompt": "9 one" + " one" * 400}).json()
+    tokens = one["usage"]["prompt_tokens"]
+    prompts = [f"{number} one" + " one" * 400 for number in range(9)]
+    arrived, engine = server.counters()["arrivals"], server.engine_pid()
+    many = {**wanted, "prompt": prompts}
+    asking = threading.Thread(target=server.post, args=("/v1/completions", many))
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        asking.start()
+        server.wait_for_arrivals(arrived + 9)
+        reports = [server.probe("/autoscale").json()]
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    while asking.is_alive():
+        reports.append(server.probe("/autoscale").json())
+    asking.join()
+
+    seen = [(each["queuedPromptTokens"], each["leftPromptTokens"]) for each in reports]
+    assert seen[0] == (9 * tokens, 9 * tokens)
+    begun = [left - queued for queued, left in seen]
+    # A step has tokens of at most two of these prompts.
+    assert all(0 <= each <= 2 * tokens for each in begun)
+    assert any(each % tokens for each in begun)
+    report = server.probe("/autoscale").json()
+    assert report["queuedPromptTokens"] == report["leftPromptTokens"] == 0
+
+
 @pytest.mark.patches("processor.assign_request_id")
 def test_ttft_begins_when_a_router_has_received_the_request(server: ModelServer) -> None:
     slow, before = server.counters()["ttftMilliseconds"][-1], server.metric(TTFT_SUM)
@@ -70,6 +108,26 @@ def test_ttft_begins_when_a_router_has_received_the_request(server: ModelServer)
         assert server.request("POST", "/v1/completions", body, headers=headers).status == 200
     assert server.counters()["ttftMilliseconds"][-1] == slow + 3
     assert 3 * 500 <= server.metric(TTFT_SUM) - before < 3 * 500 + 60
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_nothing_of_a_stream_is_sent_before_its_first_token(server: ModelServer, path: str) -> None:
+    arrived, engine = server.counters()["arrivals"], server.engine_pid()
+    client = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        client.request("POST", path, json.dumps({**STREAMS[path], "stream": True}), server.headers)
+        server.wait_for_arrivals(arrived + 1)
+        client.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.sock.recv(1)
+
+        # A client that leaves is noticed although the server has nothing to send.
+        client.close()
+        server.eventually(lambda: server.metric("llm_requests_in_flight") == 0, seconds=20)
+        assert server.probe("/autoscale").json()["waiting"] == 0
+    finally:
+        os.kill(engine, signal.SIGCONT)
 
 
 @pytest.mark.patches("AsyncLLM.check_admission", "AsyncLLM.add_request")
