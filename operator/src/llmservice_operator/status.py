@@ -270,7 +270,10 @@ def _ready(
 def _behind_router(
     update: ConditionUpdate, router: ConditionUpdate | None, kind: ConditionType
 ) -> ConditionUpdate:
-    """Return the condition, which is False if its replicas answer but no client reaches them."""
+    """Return a condition of the service.
+
+    It is False while no client reaches the replicas because the router is not ready.
+    """
     if update.status != "True" or router is None or router.reason is not Reason.ROUTER_NOT_READY:
         return update
     return ConditionUpdate(kind, "False", router.reason, router.message)

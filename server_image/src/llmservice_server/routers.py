@@ -28,8 +28,8 @@ HELD_HEADER = b"x-llm-router-held-ms"
 """Header with the time in milliseconds for which the router held the request."""
 
 ATTEMPT_HEADER = b"x-llm-router-attempt"
-"""Header with the number of the attempt, from 1. A router sets it only if it sends the request to
-another replica after a refusal of attempt 1. A later attempt is the last one."""
+"""Header with the number of the attempt: 1, or 2 after another replica refused the request. A
+router that makes no second attempt does not set the header."""
 
 _HELD = re.compile(rb"[0-9]{1,7}")
 _ATTEMPT = re.compile(rb"[1-9]")

@@ -73,7 +73,7 @@ def _check(command: Sequence[str]) -> None:
 
 
 def processes(cluster: Cluster) -> set[int]:
-    """Return the id of every process in the nodes' namespaces, such as a shell left in `exec`."""
+    """Return the ids of all processes in the nodes' namespaces, also of an open shell."""
     namespaces = set()
     for path in mounts.below(cluster.state):
         with suppress(OSError):

@@ -136,7 +136,7 @@ def _owns(owned: Any, keys: Sequence[str]) -> bool:
         if not isinstance(owned, Mapping):
             return False
         if key not in owned:
-            # An empty node owns everything below it, but the root of a record owns nothing.
+            # An empty node owns everything below it. A record whose root is empty owns nothing.
             return owned is not None and not owned and key is not keys[0]
         owned = owned[key]
     return True

@@ -94,8 +94,8 @@ def build_bootstrap(settings: RouterSettings) -> Config:
                 {
                     "name": "static",
                     "static_layer": {
-                        # With this change, most bodies that end within the read that exceeds
-                        # SEEN_BODY_BYTES never end for the replica.
+                        # Off because of a fault of Envoy: when a body ends within the read that
+                        # exceeds SEEN_BODY_BYTES, the replica often never gets its end.
                         "envoy.reloadable_features.ext_proc_inject_data_with_state_update": False
                     },
                 }

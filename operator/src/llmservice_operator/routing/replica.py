@@ -105,7 +105,7 @@ class Replica:
     )
     """Cached prompt tokens that the replica reports, per token that the index promised."""
     _others: int = 0
-    """Requests in the last report that this router did not send."""
+    """Number of requests in the last report that came from elsewhere than this router."""
     _others_tokens: float = 0.0
     """Prompt tokens of those that were queued."""
     _ended: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_AMOUNTS))

@@ -159,7 +159,7 @@ def _build_probes(spec: LLMServiceSpec) -> dict[str, Any]:
 
 
 def build_readiness_probe(spec: LLMServiceSpec) -> dict[str, Any]:
-    """Build the probe of a server that fails it as soon as it drains."""
+    """Build the readiness probe. It fails as soon as the server begins to drain."""
     # The server has to count as ready until the end of preStopSeconds. If it is the only pod, or
     # the only pod of a node that a load balancer still uses, proxies continue to send it requests
     # as long as it counts as ready.
