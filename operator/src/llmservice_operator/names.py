@@ -83,8 +83,8 @@ SERVER_COMMAND: Final = "llmservice-server"
 
 RETRY_HEADER: Final = "x-llm-retry"
 OTHER_REPLICA: Final = "other-replica"
-"""Header, and its value, of a replica's response 503 to a request that another replica may
-serve."""
+"""Header and value that a replica adds to a response 503 if another replica may serve the
+request."""
 
 HELD_HEADER: Final = "x-llm-router-held-ms"
 """Header with the time in milliseconds for which a router held a request."""

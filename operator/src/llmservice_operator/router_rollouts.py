@@ -21,8 +21,8 @@ LOOK_AGAIN_SECONDS = 10.0
 class RouterRollouts:
     def __init__(self) -> None:
         self._turns: dict[Key, float] = {}
-        """Services whose routers replace their pods, and the time on the event loop's clock until
-        which this counts."""
+        """For each service whose router replaces its pods, the time on the event loop's clock until
+        which the service counts towards the limit."""
 
     def forget(self, key: Key) -> None:
         """Drop the state of a service that no longer exists."""
@@ -52,7 +52,7 @@ class RouterRollouts:
 
 
 def _is_settled(live: Manifest) -> bool:
-    """Return whether the router's rollout is complete, or has made no progress for long."""
+    """Return whether the router's rollout is complete, or has not progressed for a long time."""
     state = DEPLOYMENT.state_of(live)
     is_complete = state.replicas == state.updated == state.ready == state.desired
     return state.is_current and (is_complete or state.is_stuck)

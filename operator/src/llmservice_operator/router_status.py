@@ -54,7 +54,10 @@ def _reason(view: RouterView) -> Reason:
 
 
 def _refusal(live: Manifest) -> str:
-    """Return a sentence that quotes why the API server refuses router pods; empty without one."""
+    """Return a sentence that quotes why the API server refuses a router pod.
+
+    The text is empty if the API server refuses none.
+    """
     failure = condition(live, "ReplicaFailure")
     if failure.get("status") != "True":
         return ""

@@ -33,7 +33,7 @@ PREFIX = "LLMSERVICE_OPERATOR_"
 PREFIX + NAME."""
 
 ROUTER_PREFIX = "LLMSERVICE_ROUTER_"
-"""The same prefix for the variables of the router."""
+"""Prefix of the environment variables of the router."""
 
 ENGINE_VERSION = "0.32.0"
 """vLLM version inside the server images released with this operator."""
@@ -326,7 +326,7 @@ class OperatorSettings(_ProcessSettings):
 
 
 class StepPrior(BaseModel):
-    """Duration of an engine step before any was measured.
+    """Assumed duration of an engine step, until steps have been measured.
 
     The fields are those of `scaling.step_model.StepModel`.
     """
@@ -369,7 +369,7 @@ class RouterSettings(_ProcessSettings):
     forwarder_port: Port = 9003
     """Port of the forwarder on the loopback address."""
     run_directory: Path = Path("/run/llmservice")
-    """Writable folder for configuration files and sockets. It must contain no other files."""
+    """Writable folder for configuration files and sockets. It must not contain other files."""
     api_keys_directory: Path | None = None
     """Folder of a mounted Secret; the content of every file is a key. With None, requests need no
     key."""
@@ -407,8 +407,8 @@ class RouterSettings(_ProcessSettings):
     drain_timeout_seconds: int = Field(
         300, ge=0, le=86_400, description="a whole number from 0 to 86400"
     )
-    """Longest time in seconds after `drain_seconds` for which the router waits for answers to
-    end."""
+    """Longest time in seconds, after `drain_seconds`, for which the router waits until all answers
+    have ended."""
     log_level: LogLevel = "INFO"
 
     def environment(self) -> dict[str, str]:

@@ -270,9 +270,9 @@ def _ready(
 def _behind_router(
     update: ConditionUpdate, router: ConditionUpdate | None, kind: ConditionType
 ) -> ConditionUpdate:
-    """Return a condition of the service.
+    """Return the condition `update`, but False instead of True while no router pod is ready.
 
-    It is False while no client reaches the replicas because the router is not ready.
+    Clients then do not reach the replicas, even if the replicas are ready.
     """
     if update.status != "True" or router is None or router.reason is not Reason.ROUTER_NOT_READY:
         return update

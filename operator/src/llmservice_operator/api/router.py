@@ -11,8 +11,8 @@ from llmservice_operator.api.fields import Fields, Quantity, Rule, quantity_valu
 from llmservice_operator.api.pods import amount_of, request_within_limit
 
 BASE_MEBIBYTES: Final = 384
-"""Memory in MiB of a router pod that holds no request: about 130 MiB while it is idle, and the
-bodies, indexes and connections that it bounds."""
+"""Memory in MiB of a router pod that holds no request: about 130 MiB while it is idle, plus the
+maximum for bodies in transit, indexes and connections."""
 KIBIBYTES_OF_HELD_REQUEST: Final = 128
 """Memory in KiB that a router pod needs for each request that it holds."""
 

@@ -108,7 +108,7 @@ def _body(context: Context) -> Manifest | None:
 
 
 def build_ingress(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return the rules for pods that all clients of a service reach."""
+    """Return the ingress rules for pods that all clients of a service may reach."""
     return _ingress(service, _clients(service), _observers(settings))
 
 
@@ -118,7 +118,7 @@ def router_pods(service: LLMService) -> dict[str, Any]:
 
 
 def tunnel_ports(service: LLMService) -> list[dict[str, Any]]:
-    """Return the port at which pods in an ambient mesh are reached. Empty in any other mesh."""
+    """Return the port at which pods in an ambient mesh are reached; empty without such a mesh."""
     is_ambient = service.spec.network_policy.mesh == "Ambient"
     return [tcp(_TUNNEL_PORT)] if is_ambient else []
 
@@ -249,7 +249,7 @@ def _port(url: str) -> int:
 
 
 def tcp(port: int) -> dict[str, Any]:
-    """Return a TCP port of a rule."""
+    """Return a TCP port in the form that a rule needs."""
     return {"port": port, "protocol": "TCP"}
 
 

@@ -1,4 +1,4 @@
-"""The Deployment of the router pods. Each pod runs a proxy and a picker of replicas."""
+"""The Deployment of the router pods. Each pod runs Envoy, a picker and a forwarder."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _body(context: Context) -> Manifest | None:
 
 
 def keep_router_pods(manifest: Manifest, live: Manifest) -> Manifest:
-    """Return the manifest with the pods that the operator has applied last, if there are any."""
+    """Return the manifest with the pod template that the operator applied last, if there is one."""
     applied = applied_field(live, "spec")
     if not isinstance(applied, Mapping) or "template" not in applied:
         return manifest
@@ -193,7 +193,10 @@ def _volumes(context: Context) -> list[dict[str, Any]]:
 
 
 def _resources(router: Router) -> dict[str, dict[str, str]]:
-    """Return the requests and limits. Without a request, Kubernetes uses the limit of the spec."""
+    """Return the requests and limits.
+
+    If the spec has a limit but no request, Kubernetes uses the limit as the request.
+    """
     requests, limits = _amounts(router.resources.requests), _amounts(router.resources.limits)
     defaults = {"cpu": REQUESTED_CPU, "memory": REQUESTED_MEMORY}
     requests = {name: it for name, it in defaults.items() if name not in limits} | requests

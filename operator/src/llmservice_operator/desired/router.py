@@ -124,9 +124,9 @@ def _stop(
     if recorded is not None and recorded.phase is RouterPhase.STOPPING:
         since = datetime.fromisoformat(recorded.since)
     age = (now - since).total_seconds()
-    # Until every node lets all clients reach the replicas, a router with ready pods takes them.
+    # Until every node lets all clients reach the replicas, ready router pods take their requests.
     until_moved = POLICY_SECONDS if ready_router_pods(live) else 0.0
-    # Until every node knows the new selector, the router pods get new connections.
+    # Until every node knows the new selector, the router pods still get new connections.
     until_ended = until_moved + SELECTOR_SECONDS
     # While the pods complete their requests, they need their NetworkPolicy and their addresses.
     until_removed = until_ended + router_grace_seconds(service)
@@ -146,7 +146,7 @@ def _stop(
 def router_drain_seconds(service: LLMService) -> int:
     """Return the seconds that a router pod has to complete its requests before it ends.
 
-    A request may wait in the router first, and then take as long as every other one.
+    A request may wait in the router first, and then take as long as the longest request.
     """
     waits = service.spec.router_settings.hold_timeout_seconds
     return min(waits + _longest_request_seconds(service), LONGEST_DRAIN_SECONDS)
@@ -174,7 +174,7 @@ def ready_router_pods(live: Manifest | None) -> int:
 
 
 def _are_all_ready(live: Manifest | None) -> bool:
-    """Return whether all router pods of the present Deployment are ready, and there is one."""
+    """Return whether the Deployment wants router pods, and all of them are up to date and ready."""
     if live is None:
         return False
     status, generation = live.get("status", {}), live["metadata"].get("generation", 0)

@@ -1,4 +1,4 @@
-"""Decides by the headers of a request whether the router admits it.
+"""Decides from the headers of a request whether the router admits it.
 
 The model server checks the same key again, because requests may reach it without a router.
 """
@@ -110,9 +110,9 @@ class Admission:
         self._keys = keys
 
     def admit(self, headers: Mapping[str, bytes]) -> str | Refusal:
-        """Return the name by which the sender of these headers is told from others.
+        """Return the digest of the sender's key, or a refusal if the headers contain no valid key.
 
-        It is empty without keys. The result is a refusal if the headers contain no valid key.
+        The digest tells senders apart. It is empty if the request needs no key.
         """
         if self._keys is None or is_open(headers):
             return ""
@@ -121,9 +121,9 @@ class Admission:
 
 
 def is_open(headers: Mapping[str, bytes]) -> bool:
-    """Return whether a request needs no key, and no replica that is ready.
+    """Return whether a request needs no key and waits for no replica.
 
-    The model server answers such requests, and also decides whether browsers may send more.
+    These are health checks, and the preflight requests of browsers. The model server answers both.
     """
     method, path = headers.get(":method"), headers.get(":path", b"").partition(b"?")[0]
     if method == b"OPTIONS":

@@ -1,4 +1,4 @@
-"""Reads from a request's body what the choice of a replica needs."""
+"""Reads the bodies of requests, because the choice of a replica depends on the prompt."""
 
 import asyncio
 import re
@@ -13,17 +13,17 @@ from pydantic_core import from_json
 from llmservice_operator.routing.prompts import Prompt, prompt_of
 
 INLINE_BYTES: Final = 16 * 1024
-"""Longest body that is read on the event loop, where it delays all other requests."""
+"""Longest body in bytes that is read on the event loop. The reading delays all other requests."""
 
 MAX_VALUES: Final = 64 * 1024
-"""Largest number of values in a body that is parsed. The parser of a body with more would keep the
-interpreter for too long, so such a body is compared as text."""
+"""Largest number of values in a body that is parsed as JSON. With more values, the parser would
+block the interpreter for too long, so the body counts as text."""
 
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 
 
 class Body(NamedTuple):
-    """A request's body, of which at most the beginning is known."""
+    """A request's body. Only the beginning of a long one is known."""
 
     prompt: Prompt
     size: int
@@ -51,8 +51,9 @@ class BodyReader:
 
 
 def read_body(body: bytes, announced: int | None = None) -> Body:
-    """Return what a body, or its beginning, contains. Another text than JSON is a prompt as a
-    whole.
+    """Return what a body, or its beginning, contains.
+
+    The whole text of a body that is not JSON counts as the prompt.
     """
     unseen = max(0, (announced or 0) - len(body))
     digest = sha256(b"%d " % unseen)
@@ -68,7 +69,7 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
 
 
 def _parse(body: bytes) -> Mapping[str, Any] | None:
-    """Return the object in a body that may end early, or None if it contains none."""
+    """Return the JSON object in a body, which may be cut off; None if it is not read as JSON."""
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
         return None
     try:

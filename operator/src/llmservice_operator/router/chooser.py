@@ -17,7 +17,7 @@ from llmservice_operator.routing.router import Pick, Router
 Policy = Literal["LeastWork", "LeastRequest"]
 
 MOST_ADDRESSES: Final = 2
-"""Largest number of replicas that may get a request."""
+"""Largest number of replicas to which one request may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Chooser:
         return self.holding.router
 
     def update(self, replicas: Sequence[ReplicaView]) -> None:
-        """Replace the replicas by those of a line of the supervisor."""
+        """Replace the known replicas by those in a line from the supervisor."""
         for name in self._address_of.keys() - {each.name for each in replicas}:
             self.router.remove(name)
         self._address_of = {each.name: each.address for each in replicas}
@@ -70,7 +70,7 @@ class Chooser:
         if report is not None and is_new and self.policy == "LeastWork":
             self.router.hear(view.name, report, view.cache_tokens)
         elif not replica.is_fresh(self.clock()):
-            # No report says that the replica has room again.
+            # No report will say that the replica has room again.
             replica.is_full = False
 
     def choose_now(self, prompt: Prompt) -> Chosen | None:
@@ -87,10 +87,10 @@ class Chooser:
         seconds: float,
         on_wait: Callable[[], Awaitable[None]],
     ) -> Chosen | None:
-        """Choose the replicas for a request with a body of `size` bytes from the owner of a key.
+        """Choose the replicas for a request with a body of `size` bytes from the owner of `key`.
 
-        Wait for at most `seconds` while all replicas would be late, or while there is none; None if
-        that time is over. `on_wait` is called before. Raises TooManyHeld.
+        While all replicas would be late, or while there is none, wait for at most `seconds`. Return
+        None after this time. Before the wait, call `on_wait`. Raises TooManyHeld.
         """
         number = next(self._numbers)
         pick = self.holding.pick(Request(number, prompt, size, key), self.clock())
@@ -112,8 +112,8 @@ class Chooser:
     def started(self, chosen: Chosen, address: str) -> None:
         """Note the first token of an answer, which came from `address`."""
         if address in chosen.addresses[1:]:
-            # The first replica refused the request or ended, so it gets no other one until its
-            # next report. The report of the second one counts the request.
+            # The first replica refused the request or ended, so it gets no further request until
+            # its next report. The reports of the second replica count this request.
             self.router.ended(chosen.number)
             self.router.refused(chosen.replica)
         else:

@@ -1,16 +1,16 @@
-"""Remembers requests that end replicas, so that no client ends all of them with one request."""
+"""Remembers requests that end replicas, so that one request cannot end all of them."""
 
 from collections import OrderedDict
 from typing import Final
 
 REFUSED_SECONDS: Final = 600.0
 MAX_DEATHS: Final = 2
-"""Number of replicas that a request may end."""
+"""Number of replicas that a request may end before it is refused."""
 MAX_REMEMBERED: Final = 10_000
 
 
 class DeadlyRequests:
-    """Requests, by the digest of their body, and the number of replicas that each one ended."""
+    """A mapping from the digest of a request's body to the number of replicas that it ended."""
 
     def __init__(self, capacity: int = MAX_REMEMBERED) -> None:
         """`capacity` is the maximum number of requests; the oldest one is forgotten first."""
@@ -21,7 +21,7 @@ class DeadlyRequests:
         return len(self._deaths)
 
     def add(self, digest: bytes, deaths: int, now: float) -> bool:
-        """Note that replicas ended with a request. Return whether it is refused from now on."""
+        """Note that a request ended `deaths` more replicas. Return whether it is refused now."""
         known, _ = self._current(digest, now)
         self._deaths[digest] = (known + deaths, now + REFUSED_SECONDS)
         self._deaths.move_to_end(digest)

@@ -47,7 +47,7 @@ class EndpointFiles:
             self._replace(TLS_FILE, build_tls_secret(self._settings))
 
     def write_replicas(self, replicas: Iterable[ReplicaView]) -> str | None:
-        """Write the endpoints for these replicas, without those that drain.
+        """Write the endpoints of those of these replicas that do not drain.
 
         Return the version of the files, or None if the endpoints are the same as before.
         """
@@ -71,7 +71,7 @@ class EndpointFiles:
             self._pickers = addresses
 
     def _replace(self, name: str, content: dict[str, Any]) -> None:
-        """Write a file by renaming, because Envoy reads it at any time."""
+        """Write a new file and rename it, because Envoy may read the file at any moment."""
         new = self._folder / f"{name}.new"
         new.write_text(json.dumps(content))
         new.replace(self._folder / name)

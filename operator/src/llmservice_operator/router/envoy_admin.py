@@ -38,7 +38,7 @@ class EnvoyAdmin:
         return all(stats.get(f"cluster.{name}.version_text") == f'"{version}"' for name in clusters)
 
     async def active_requests(self, listener: str) -> int:
-        """Return the number of requests of clients that have not ended. Raises EnvoyAway."""
+        """Return the number of requests in progress at a listener. Raises EnvoyAway."""
         name = f"http.{listener}.downstream_rq_active"
         stats = await self._stats(rf"^http\.{listener}\.downstream_rq_active$")
         return int(stats.get(name, 0))

@@ -37,15 +37,16 @@ METADATA_HELD: Final = "held_ms"
 """Place of the time in milliseconds for which the picker held a request."""
 
 FORWARDED_METADATA: Final = "x-llm-router-forwarded"
-"""gRPC metadata of a picker's call for a request from the forwarder. No client can send it."""
+"""gRPC metadata of a call to the picker about a request from the forwarder. No client can set
+it."""
 
 OWN_HEADERS: Final = "x-llm-router-"
 NO_REPLICA_HEADER: Final = "x-llm-router-no-replica"
 """Header of a response to the forwarder that tells it to send the request again later."""
 
 SMALL_BODY_BYTES: Final = 64 * 1024
-"""Size up to which a body is sent to the picker together with the headers. Each further exchange
-takes about 1 ms of CPU time."""
+"""Size up to which a body is sent to the picker together with the headers. A separate message takes
+about 1 ms of CPU time."""
 
 SEEN_BODY_BYTES: Final = 1024**2
 """Bytes of a body that Envoy buffers. The picker sees no more, a longer body cannot be sent to a
@@ -56,11 +57,11 @@ MAX_CONNECTIONS: Final = 4000
 BODY_SECONDS: Final = 60
 HEADERS_SECONDS: Final = 10
 SILENCE_SECONDS: Final = 600
-"""Longest time in seconds for which a replica sends no byte of an answer."""
+"""Longest time in seconds for which a replica may send no byte of an answer."""
 
 ARGUMENTS: Final = (
     *("--concurrency", "1"),
-    # Without it, a drain tells the clients only gradually, over this time, to reconnect.
+    # By default, Envoy tells clients to reconnect only gradually, over the time of the drain.
     *("--drain-strategy", "immediate"),
     # At a lower level, these components log paths, and so queries, of refused requests.
     *("--component-log-level", "http:critical,ext_proc:error"),
@@ -74,7 +75,7 @@ _PICKER_FILTER: Final = "envoy.filters.http.ext_proc"
 _TYPES: Final = "type.googleapis.com/envoy."
 _RECEIVED_METADATA: Final = {"receiving_namespaces": {"untyped": [METADATA_NAMESPACE]}}
 """Envoy drops metadata of a namespace that is not listed, without a message."""
-_BUFFER_BYTES: Final = 32 * 1024  # a slow client holds back its replica early, and not 1 MiB later
+_BUFFER_BYTES: Final = 32 * 1024  # a slow client slows its replica down after 32 KiB, not 1 MiB
 
 
 def build_bootstrap(settings: RouterSettings) -> Config:
@@ -95,7 +96,8 @@ def build_bootstrap(settings: RouterSettings) -> Config:
                     "name": "static",
                     "static_layer": {
                         # Off because of a fault of Envoy: when a body ends within the read that
-                        # exceeds SEEN_BODY_BYTES, the replica often never gets its end.
+                        # exceeds SEEN_BODY_BYTES, the replica often never gets the end of
+                        # the body.
                         "envoy.reloadable_features.ext_proc_inject_data_with_state_update": False
                     },
                 }
@@ -139,8 +141,8 @@ def build_endpoints(
 def build_picker_endpoints(addresses: Sequence[tuple[str, int]], *, version: str) -> Config:
     """Return the content of the file with the pickers.
 
-    The first healthy picker gets all calls. The order must be the same in all router pods, because
-    two pickers that both choose know only half of the prompts each.
+    The first healthy picker gets all calls. The order must be the same in all router pods. If two
+    pickers chose at the same time, each one would know only half of the prompts.
     """
     levels = [
         {"priority": number, "lb_endpoints": [_endpoint(each, {})]}
@@ -169,14 +171,15 @@ def build_tls_secret(settings: RouterSettings) -> Config:
 
 
 def _discovery(resource: Config, version: str) -> Config:
-    return {"version_info": version, "resources": [resource]}  # one resource a file, not more
+    return {"version_info": version, "resources": [resource]}  # a file must have only one resource
 
 
 def _assignment(cluster: str, levels: list[Config]) -> Config:
     return {
         "@type": f"{_TYPES}config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": cluster,
-        # With the default of 140, a level whose endpoints are not all healthy passes requests on.
+        # With the default of 140, a level passes requests on to the next level when only some of
+        # its endpoints are healthy.
         "policy": {"overprovisioning_factor": 100_000},
         "endpoints": levels,
     }
@@ -230,8 +233,8 @@ def _client_listener(settings: RouterSettings) -> Config:
         "normalize_path": True,
         "merge_slashes": True,
         "request_headers_timeout": f"{HEADERS_SECONDS}s",
-        # It ends slow uploads. It does not count the time for which the picker holds a request
-        # whose body has arrived.
+        # This limit ends slow uploads. It does not include the time for which the picker holds a
+        # request whose body has arrived.
         "request_timeout": f"{BODY_SECONDS}s",
         "local_reply_config": _local_replies(settings),
         "route_config": _routes(
@@ -252,8 +255,8 @@ def _client_listener(settings: RouterSettings) -> Config:
 
 
 def _forwarder_listener(settings: RouterSettings) -> Config:
-    # The forwarder's requests go only to replicas: through the other listener it would call itself
-    # while there is none.
+    # The forwarder's requests go only to replicas. While there is none, the other listener would
+    # send these requests back to the forwarder.
     retry = [
         _reply(_flags("UC"), 502, "the replica ended while it held the request"),
         _reply(
@@ -265,11 +268,11 @@ def _forwarder_listener(settings: RouterSettings) -> Config:
     ]
     manager = {
         "stat_prefix": "forwarded",
-        # Not the own headers: the forwarder tells how long it held the request.
+        # OWN_HEADERS stay, because the forwarder tells in one how long it held the request.
         "early_header_mutation_extensions": _removal("x-envoy-", "x-gateway-"),
         "local_reply_config": {"mappers": [*retry, *_local_replies(settings)["mappers"]]},
-        # Without `reset`: a replica has ended with this request already, before the forwarder
-        # got it.
+        # Without `reset`: one replica may have ended with this request before the forwarder got
+        # the request.
         "route_config": _routes(
             settings,
             CLUSTER_REPLICAS,
@@ -283,7 +286,10 @@ def _forwarder_listener(settings: RouterSettings) -> Config:
 
 
 def _removal(*prefixes: str) -> list[Config]:
-    """Return the filter that removes headers. A route would remove them after Envoy obeyed them."""
+    """Return the filter that removes headers with these prefixes.
+
+    A route would remove the headers only after Envoy has obeyed them.
+    """
     mutations = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes]
     kind = "http.early_header_mutation.header_mutation.v3.HeaderMutation"
     return [_typed("strip", kind, mutations=mutations)]
@@ -314,7 +320,7 @@ def _manager(settings: RouterSettings, more: Config) -> Config:
         },
         server_header_transformation="PASS_THROUGH",
         preserve_external_request_id=True,
-        # The default of 5 minutes would end a request that waits, or a replica that thinks.
+        # The default of 5 minutes would end a request that waits or that a replica computes longer.
         stream_idle_timeout=f"{settings.hold_timeout_seconds + SILENCE_SECONDS}s",
         **more,
     )
@@ -327,7 +333,7 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         "retry_policy": {
             "retry_on": retry_on,
             "retriable_headers": [{"name": RETRY_HEADER, "string_match": {"exact": OTHER_REPLICA}}],
-            # One number counts all causes, so at most two replicas ever hold a request.
+            # Retries for all causes count together, so at most two replicas ever get a request.
             "num_retries": 1,
             "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.05s"},
             "retry_host_predicate": [
@@ -336,13 +342,14 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
                     "retry.host.previous_hosts.v3.PreviousHostsPredicate",
                 )
             ],
-            # With 5 attempts and two replicas, the first one is sometimes chosen again.
+            # With 5 attempts, the retry sometimes finds only the first one of two replicas again.
             "host_selection_retry_max_attempts": 30,
         },
     }
     has_small_body = {
         "name": "content-length",
-        # A request without a body has no message with a body, so its headers must be sent.
+        # Envoy sends the picker no message about the body of a request without one, so the picker
+        # must get the headers of such a request.
         "range_match": {"start": 1, "end": SMALL_BODY_BYTES + 1},
     }
     held = f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:{METADATA_HELD})%"
@@ -365,7 +372,7 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         "route": route,
         "typed_per_filter_config": {
             _PICKER_FILTER: _picker_options(request_header_mode="SKIP"),
-            # Without it, Envoy has chosen a replica by the headers when the picker answers.
+            # Without the buffer, Envoy would choose a replica before the picker has answered.
             "envoy.filters.http.buffer": {
                 "@type": f"{_TYPES}extensions.filters.http.buffer.v3.BufferPerRoute",
                 "buffer": {"max_request_bytes": SMALL_BODY_BYTES + 1},
@@ -381,21 +388,21 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
 
 
 def _picker_options(*, request_header_mode: str) -> Config:
-    # Only the options of routes ask for the response's headers. Envoy would close the connection of
-    # a request that is no HTTP before the picker has answered, so the client would get no response.
+    # Only the options of routes ask for the response's headers. If the filter asked for them,
+    # Envoy would close the connection of a request that is not valid HTTP before the picker has
+    # answered, and the client would get no response.
     return {
         "@type": f"{_TYPES}extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
         "overrides": {
             "processing_mode": _processing_mode(
                 request_header_mode=request_header_mode,
-                # The first byte of the answer ends the computation of the prompt, which the picker
-                # counts.
+                # They tell the picker that the replica has computed the prompt.
                 response_header_mode="SEND",
-                # Envoy would close the call after the response's headers. This keeps it open until
-                # the request ends, which is how the picker learns of the end.
+                # Otherwise, Envoy would end the call after the response's headers. The end of the
+                # call tells the picker that the request has ended.
                 response_trailer_mode="SEND",
             ),
-            # Overrides that lack it drop the metadata, whatever the filter itself says.
+            # Overrides without this option drop the metadata, whatever the filter itself says.
             "metadata_options": _RECEIVED_METADATA,
         },
     }
@@ -453,7 +460,8 @@ def _status(code: int) -> Config:
 
 
 def _body_limit(settings: RouterSettings) -> Config:
-    # It refuses a body by its announced length, before a byte is read, also without a picker.
+    # This filter refuses a body by its announced length before a byte is read, even if no picker
+    # runs.
     return _typed(
         "envoy.filters.http.body_size_limit",
         "filters.http.body_size_limit.v3.BodySizeLimit",
@@ -482,7 +490,7 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
     service: Config = {
         "envoy_grpc": {"cluster_name": CLUSTER_PICKERS},
         "timeout": "0s",
-        # A call to a picker that has ended goes to the other one.
+        # If a picker has ended, the call goes to another one.
         "retry_policy": {
             "num_retries": 2,
             "retry_on": "connect-failure,refused-stream,reset,unavailable",
@@ -500,7 +508,8 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
         "filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service=service,
         processing_mode=_processing_mode(),
-        # The headers of a request whose only message contains the body.
+        # The picker gets the headers of a request with a small body in this way, because its only
+        # message contains the body.
         request_attributes=[
             f"request.headers['{name}']" for name in ("authorization", "x-api-key", HELD_HEADER)
         ],
@@ -510,7 +519,7 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
             "upstream.request_attempt_count",
         ],
         forward_rules={"allowed_headers": {"patterns": [{"exact": name} for name in needed]}},
-        # A picker that hangs costs 1 s. One that holds a request extends this time.
+        # A picker that hangs costs 1 s. A picker that holds a request extends this time.
         message_timeout="1s",
         max_message_timeout=f"{settings.hold_timeout_seconds + SILENCE_SECONDS}s",
         failure_mode_allow=True,
@@ -535,8 +544,9 @@ def _replica_cluster(settings: RouterSettings, name: str) -> Config:
     override = _typed(
         "override_host",
         "load_balancing_policies.override_host.v3.OverrideHost",
-        # Never a header: a client would choose its replica while the picker is away. The list is
-        # taken in turn, first try and retry, whatever the health of its endpoints.
+        # Never a header: while the picker is away, a client could choose its replica with it. The
+        # first attempt goes to the first address and the retry to the second one, whatever the
+        # health of these endpoints.
         override_host_sources=[
             {"metadata": {"key": METADATA_NAMESPACE, "path": [{"key": METADATA_KEY}]}}
         ],
@@ -577,7 +587,7 @@ def _replica_cluster(settings: RouterSettings, name: str) -> Config:
                 ),
             ],
         ),
-        # Other pods reuse the addresses of deleted replicas.
+        # Another pod may reuse the address of a deleted replica.
         "health_checks": [
             {
                 "timeout": "0.5s",

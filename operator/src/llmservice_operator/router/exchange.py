@@ -28,7 +28,7 @@ from llmservice_operator.routing.holding import TooManyHeld
 logger = logging.getLogger(__name__)
 
 MARGIN_SECONDS: Final = 5.0
-"""Time by which Envoy waits longer for a message than the picker needs by its own limits."""
+"""Time in seconds that Envoy waits for a message in addition to the picker's own limit."""
 
 _FILTER: Final = "envoy.filters.http.ext_proc"
 _ENDED_WITH_REQUEST: Final = 0x40
@@ -139,13 +139,13 @@ class Exchange:
         return CONTINUE_HEADERS
 
     async def _on_body(self, content: bytes) -> bytes | Refusal:
-        # The headers of a small body come with it.
+        # The headers of a request with a small body arrive together with the body.
         if ":method" not in self._headers and (refusal := self._refusal()):
             return refusal
         body = await self.parts.bodies.read(content, self._announced())
         self._digest = body.digest
         if body.size >= SEEN_BODY_BYTES:
-            # Envoy has sent its copy on, and keeps nothing for a retry.
+            # Envoy has passed its copy on, and keeps nothing for a retry.
             self._give_back()
         if self.parts.deadly.seconds_refused(body.digest, self.parts.chooser.clock()):
             return _DEADLY
@@ -161,7 +161,7 @@ class Exchange:
     async def _choose(self, body: Body, *, has_body: bool) -> bytes | Refusal:
         chooser, begun = self.parts.chooser, self.parts.chooser.clock()
         if not has_body:
-            # It has no prompt, so it waits only while there is no replica.
+            # Without a body there is no prompt, so the request waits only while no replica exists.
             self._chosen = chooser.choose_now(body.prompt)
             if self._chosen is None and is_open(self._headers):
                 return _NO_REPLICA
@@ -209,9 +209,9 @@ class Exchange:
         return CONTINUE_RESPONSE
 
     def _held_before(self) -> float:
-        """Return the seconds for which the forwarder, and the picker before it, held the request.
+        """Return the total seconds for which the forwarder and an earlier picker held the request.
 
-        Envoy removes the header from the requests of clients.
+        Envoy removes this header from the requests of clients.
         """
         return int(self._headers.get(HELD_HEADER, b"0")) / 1000 if self.is_forwarded else 0.0
 

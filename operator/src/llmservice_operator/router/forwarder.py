@@ -1,8 +1,9 @@
 """The process that holds the requests which no replica can take.
 
 Envoy sends a request here if it has no other endpoint for it, or if the picker says so. The
-forwarder sends it to Envoy's second listener, which knows only replicas, until a replica answers.
-It is a process of its own, because it must work while the picker does not.
+forwarder sends the request to Envoy's second listener, which knows only replicas, and repeats this
+until a replica answers. The forwarder is a separate process, because it must work while the picker
+does not.
 """
 
 import asyncio
@@ -46,7 +47,8 @@ RETRY_SECONDS: Final = 0.25
 
 CONNECT_SECONDS: Final = 5.0
 IDLE_SECONDS: Final = 120.0
-"""Time after which an idle connection of Envoy is closed. Envoy closes it earlier."""
+"""Time after which the forwarder closes an idle connection from Envoy. Envoy's own limit is
+shorter."""
 
 _LONG_HEADERS: Final[Mapping[str, Any]] = {
     # Envoy has accepted the headers, and adds its own.
@@ -76,7 +78,7 @@ _CUT: Final = "the replica ended in the middle of its answer; send the request a
 
 
 class _TooLate(Exception):
-    """No replica has answered until the deadline."""
+    """No replica answered before the deadline."""
 
 
 class _TooLong(Exception):
@@ -222,9 +224,7 @@ class Forwarder:
             return await self._pass_on(request, answer, stream)
 
     async def _read(self, request: web.BaseRequest, count: Callable[[int], None]) -> bytes:
-        """Return the body. Raises _TooLong and TooManyHeld, at the latest when the limit is
-        reached.
-        """
+        """Return the body. Raises _TooLong or TooManyHeld as soon as a limit is exceeded."""
         limit = self._settings.max_body_bytes
         if (request.content_length or 0) > limit:
             raise _TooLong
@@ -240,10 +240,10 @@ class Forwarder:
     async def _first_answer(
         self, request: web.BaseRequest, body: bytes, since: float, stream: WaitingStream | None
     ) -> aiohttp.ClientResponse:
-        """Return the response of a replica, of which the headers have arrived.
+        """Return the response of a replica as soon as its headers have arrived.
 
-        Until then, a stream gets comments. Raises _TooLate at the deadline, and ClientError if
-        Envoy ends.
+        Until then, send comments to a client that expects a stream. Raises _TooLate at the
+        deadline, and ClientError if Envoy ends.
         """
         settings = self._settings
         deadline = since + settings.hold_timeout_seconds
@@ -280,7 +280,7 @@ class Forwarder:
                     allow_redirects=False,
                 )
             except aiohttp.ClientConnectorError:
-                pass  # Envoy starts
+                pass  # Envoy has not started yet
             else:
                 if NO_REPLICA_HEADER not in answer.headers:
                     return answer
@@ -331,7 +331,7 @@ async def _wait_for_parent(stop: asyncio.Event) -> None:
 
 
 def _server_logger() -> logging.Logger:
-    """Return a logger for aiohttp, whose messages would contain parts of requests."""
+    """Return a logger for aiohttp that logs no message of aiohttp, because these quote requests."""
 
     def leave_out_content(record: logging.LogRecord) -> bool:
         error = record.exc_info[0] if record.exc_info else None
@@ -368,7 +368,7 @@ def _asks_for_stream(request: web.BaseRequest, body: bytes) -> bool:
 
 
 def _seconds(text: str | None) -> float:
-    """Return the time in the header of a request that was held before."""
+    """Return the time in HELD_HEADER in seconds; 0 if the header is absent or not valid."""
     return int(text) / 1000 if text and _DIGITS.fullmatch(text) else 0.0
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 GRANTED_BYTES: Final = 16 * 1024**2
 MAX_WAITING: Final = 32
-"""Number of requests that wait for a grant. Envoy may buffer SEEN_BODY_BYTES of each one."""
+"""Maximum number of requests that wait for a grant. Envoy may buffer SEEN_BODY_BYTES of each."""
 WAIT_SECONDS: Final = 30.0
 
 
@@ -18,7 +18,7 @@ class Grants:
     """Grants bytes in the order of the requests."""
 
     def __init__(self, budget_bytes: int = GRANTED_BYTES, max_waiting: int = MAX_WAITING) -> None:
-        """Grant at most `budget_bytes` at the same time, for which `max_waiting` requests wait."""
+        """Grant at most `budget_bytes` at a time, and let at most `max_waiting` requests wait."""
         self._budget = budget_bytes
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -41,8 +41,8 @@ class Grants:
     async def take(self, size: int, seconds: float = WAIT_SECONDS) -> bool:
         """Return whether the request for `size` bytes got a grant within `seconds`.
 
-        It gets none at once if too many requests wait already. Raises ValueError if it could never
-        get one. The caller gives every grant back.
+        If too many requests wait already, return False at once. Raises ValueError if `size` exceeds
+        the whole budget. The caller must give every grant back.
         """
         if size > self._budget:
             raise ValueError(f"{size} bytes are more than the {self._budget} bytes of all grants")

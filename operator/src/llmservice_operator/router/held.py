@@ -21,8 +21,8 @@ class HeldRequests:
     def holding(self, size: int) -> Iterator[Callable[[int], None]]:
         """Count a request with a body of `size` bytes while the context is open.
 
-        The context's value is a function that counts further bytes of the body. Both raise
-        TooManyHeld if the request exceeds a limit.
+        The context's value is a function that counts further bytes of the body. The context and
+        this function raise TooManyHeld if the request would exceed a limit.
         """
         counted = 0
 

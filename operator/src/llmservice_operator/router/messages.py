@@ -24,7 +24,10 @@ CONTINUE_TRAILERS: Final[bytes] = pb.ProcessingResponse(
 
 
 def wait(seconds: float) -> bytes:
-    """Return the message that extends the time for an answer, once for each message of Envoy."""
+    """Return the message that gives the picker more time to answer a message of Envoy.
+
+    Envoy accepts it once for each of its own messages.
+    """
     message = pb.ProcessingResponse()
     message.override_message_timeout.FromMilliseconds(int(seconds * 1000))
     return bytes(message.SerializeToString())
@@ -43,7 +46,10 @@ def choose(addresses: Sequence[str], *, has_body: bool, held_seconds: float) -> 
 
 
 def refuse(refusal: Refusal) -> bytes:
-    """Return the message that ends a request. Envoy puts the text into an envelope."""
+    """Return the message that ends a request with a refusal.
+
+    Envoy puts the refusal's text into OpenAI's envelope.
+    """
     message = pb.ProcessingResponse()
     response = message.immediate_response
     response.status.code = refusal.status

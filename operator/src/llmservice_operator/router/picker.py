@@ -38,9 +38,9 @@ _SWITCH_SECONDS: Final = 0.001
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", SEEN_BODY_BYTES + 256 * 1024),
-    # A second picker on the same port would get half of the requests.
+    # With the default, a second picker on the same port would get half of the requests.
     ("grpc.so_reuseport", 0),
-    # Without these, the pings of Envoy end every call as too many.
+    # Without these, gRPC would find Envoy's pings too frequent, and would end every call.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -17,7 +17,7 @@ LONGEST_PAUSE_SECONDS: Final = 5.0
 """Longest time between the end of a process and its next start. Each start doubles the time."""
 
 WELL_SECONDS: Final = 30.0
-"""Running time of a process after which the pauses are short again."""
+"""After a process has run for this time, the next pause is short again."""
 
 END_SECONDS: Final = 5.0
 """Time between SIGTERM and SIGKILL."""
@@ -99,8 +99,8 @@ class ChildProcess:
     def write(self, line: bytes) -> None:
         """Write a line to the input of the process.
 
-        While the process has not read the last line, the new one is dropped. A process that does
-        not read for long is killed, and starts again.
+        While the process has not read the previous line, drop the new one. Kill a process that does
+        not read for long; it starts again.
         """
         process = self._process
         if process is None or process.stdin is None or process.returncode is not None:

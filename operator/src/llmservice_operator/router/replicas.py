@@ -25,8 +25,8 @@ CONFIRMED_SECONDS: Final = 3.0
 """Age at which an answer no longer proves that the address belongs to the service."""
 
 KNOWN_SECONDS: Final = 60.0
-"""Time for which an address is still asked after DNS named it for the last time. While every
-replica is well, DNS may answer that there is no address, or not at all."""
+"""Time for which an address is still asked after DNS named it for the last time. DNS may fail, or
+name no address, while every replica is well."""
 
 LOOKUP_PERIOD_SECONDS: Final = 2.0
 LOOKUP_SECONDS: Final = 10.0
@@ -91,7 +91,7 @@ class Replicas:
 
     @property
     def are_nameless(self) -> bool:
-        """Whether no replica is confirmed, although model servers answer.
+        """Whether no replica is confirmed, but a model server answers without naming its service.
 
         Model servers of an older release do not say which service they belong to.
         """
@@ -108,7 +108,7 @@ class Replicas:
                 self._candidates[address] = _Candidate(now)
 
     def views(self) -> tuple[ReplicaView, ...]:
-        """Return the confirmed replicas, by name. A pod with two addresses counts once."""
+        """Return the confirmed replicas, sorted by name. A pod with two addresses counts once."""
         since = self._clock() - CONFIRMED_SECONDS
         confirmed = {
             candidate.view.name: candidate.view

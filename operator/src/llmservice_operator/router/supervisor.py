@@ -1,6 +1,7 @@
 """The first process of a router pod: it runs Envoy, the picker and the forwarder.
 
-It tells them the replicas, serves the probes and the metrics, and drains Envoy before it ends.
+It tells Envoy and the picker which replicas exist, serves the probes and the metrics, and drains
+Envoy before the pod ends.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ LINE_SECONDS: Final = 1.0
 """Longest time between two lines to the picker."""
 
 READ_SECONDS: Final = 1.0
-"""Longest wait for Envoy to read its files before the picker is told."""
+"""Longest time that a line to the picker waits until Envoy has read its files."""
 
 POLL_SECONDS: Final = 0.2
 """Time between two looks at the requests in progress during a drain."""
@@ -57,7 +58,7 @@ AWAY_SECONDS: Final = 60.0
 COMMAND: Final = (sys.executable, "-m", "llmservice_operator")
 
 CLIENT_LISTENER: Final = "clients"
-"""Prefix of Envoy's counters of the requests of clients."""
+"""Name of the clients' listener in the names of Envoy's counters."""
 
 
 class Supervisor:
@@ -74,7 +75,8 @@ class Supervisor:
         self._admin = EnvoyAdmin(settings.run_directory / ADMIN_SOCKET)
         self.replicas = Replicas(settings, self._metrics, resolve)
         self._line: bytes | None = None
-        """Last line to the picker. Set only when Envoy has read the same replicas."""
+        """Last line to the picker. It is set after Envoy has read the same replicas, or after
+        `READ_SECONDS`."""
         self._live_at = time.monotonic()
         self._is_live = False
         environment = settings.environment()
@@ -139,7 +141,7 @@ class Supervisor:
             "the router ends": self.stop.is_set(),
             "the replicas have not been asked yet": not self.replicas.asked.is_set(),
             "Envoy is not live": not self._is_live,
-            # Clients that reach such replicas directly must not lose them.
+            # Such replicas get no requests from a router, so their clients must not be moved to it.
             "the model servers do not say which service they belong to; use the image of this "
             "release": self.replicas.are_nameless,
         }
@@ -175,7 +177,7 @@ class Supervisor:
         return "127.0.0.1" if self.settings.pickers_host is None else self.settings.pod_address
 
     async def _follow_pickers(self) -> None:
-        """Keep the list of the pickers. All router pods must have it in the same order."""
+        """Keep the list of pickers up to date. It must have the same order in all router pods."""
         host = self.settings.pickers_host
         while host is not None:
             try:
@@ -197,7 +199,8 @@ class Supervisor:
             views = self.replicas.views()
             version = self._files.write_replicas(views)
             if version is not None:
-                # A choice that Envoy does not know yet would find no endpoint.
+                # If the picker chose a replica that Envoy does not know yet, Envoy would find no
+                # endpoint for the request.
                 await self._wait_until_read(version)
             self._line = replica_view.encode(views)
             self.picker.write(self._line)

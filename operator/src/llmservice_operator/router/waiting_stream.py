@@ -12,7 +12,7 @@ REQUEST_ID_HEADER: Final = "x-request-id"
 
 
 def error_body(message: str, status: int) -> dict[str, Any]:
-    """Return OpenAI's envelope for a message, in the form that the model server uses."""
+    """Return an error in OpenAI's envelope, in the form that the model server uses."""
     kind = HTTPStatus(status).phrase.replace(" ", "") + ("" if status >= 500 else "Error")
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 

@@ -1,9 +1,9 @@
 """Holds requests that would be late, and gives each to the first replica that becomes free.
 
 A replica computes prompts in the order of their arrival. If a burst is sent at once, a request that
-is late in any case delays all those behind it, and soon every request is late. A held request lets
-pass those that can still be in time. While requests are held, at least one of 32 dispatches is a
-held one, so that a long overload stops none of them.
+is late in any case delays all those behind it, and soon every request is late. While such a request
+is held, the requests that can still be in time pass it. At least one of 32 dispatches is that of a
+held request, so that each held request is sent even during a long overload.
 """
 
 from collections import deque
@@ -19,18 +19,17 @@ from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Choice, Pick, Router
 
 FREE_SECONDS: Final = 0.1
-"""Work ahead, in seconds, up to which a replica counts as free. An engine must not run dry before
-its next request arrives."""
+"""A replica counts as free if its work ahead takes at most this time in seconds. With 0, an engine
+would run dry before its next request arrives."""
 
 HELD_TURN: Final = 32
-"""While requests are held, at least one of so many dispatches is a held one."""
-
+"""While requests are held, at least one of this many dispatches is that of a held request."""
 
 CANDIDATES: Final = 8
-"""Held requests among which one with a warm replica is sought."""
+"""Maximum number of held requests that are examined to find one whose best replica is free."""
 
 LONG_PROMPT: Final = 0.25
-"""Share of the limit of the time until the first token for which a long prompt may wait."""
+"""Maximum wait of a long prompt, as a share of the limit of the time until the first token."""
 
 
 class TooManyHeld(OperatorError):
@@ -54,12 +53,12 @@ class Request(NamedTuple):
 
 @dataclass
 class _Queue:
-    """Held requests of one priority. The key that was given the least work is the next one."""
+    """Held requests of one priority. The key with the least work so far is the next one."""
 
     of_key: dict[str, deque[Request]] = field(default_factory=dict)
     given: dict[str, float] = field(default_factory=dict)
-    """Bytes of prompts that each key with held requests was given, plus those of the others before
-    it came."""
+    """For each key with held requests, the work so far: the bytes of its prompts that were sent. A
+    new key starts with the least work of the other keys, so that it does not get ahead of them."""
 
     def add(self, request: Request) -> None:
         if request.key not in self.of_key:
@@ -86,7 +85,7 @@ class _Queue:
 
 @dataclass
 class Holding:
-    """The requests of one service that are held, in front of its router."""
+    """The held requests of one service. Each new request passes through here to the router."""
 
     router: Router
     most_requests: int = 1000
@@ -125,7 +124,8 @@ class Holding:
     def _is_late(self, choice: Choice) -> bool:
         """Whether the first token is expected after the limit.
 
-        A prompt that alone takes about as long as the limit may wait for a share of the limit.
+        A request whose prompt alone takes about as long as the limit may wait for `LONG_PROMPT` of
+        the limit.
         """
         limit = self.router.ttft_seconds
         if choice.wait is None:
@@ -135,8 +135,8 @@ class Holding:
     def release(self, now: float) -> Iterator[tuple[Request, Pick]]:
         """Yield the held requests that have a replica now.
 
-        To be called after each report, start and end of a request. Each call ends, because a
-        replica that was given a request is no longer free.
+        Call this after each report of a replica, and after each first token or end of a request.
+        Each call ends, because a replica that was given a request is no longer free.
         """
         while self._held:
             candidates = self._queues[max(self._queues)].first(CANDIDATES)
@@ -150,10 +150,12 @@ class Holding:
             yield request, self.router.send(request.number, request.prompt, choice)
 
     def _next(self, candidates: Sequence[Request], now: float) -> tuple[Request, Choice] | None:
-        """Return the held request that goes now, and its replica.
+        """Return the held request that is sent now, and its replica.
 
-        That is the first one whose best replica is free, because a replica needs less time for a
-        prompt whose prefix it has cached. If there is none, the first one goes to any free replica.
+        This is the first candidate whose best replica is free, because a replica needs less time
+        for a prompt whose prefix it has cached. If there is none, the first candidate is sent to
+        any free replica. After `HELD_TURN` other dispatches, the first candidate is sent to its
+        best replica, even if that one is not free.
         """
         if self._passed >= HELD_TURN:
             choice = self.router.choose(candidates[0].prompt, now)

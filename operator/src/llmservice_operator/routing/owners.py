@@ -7,7 +7,8 @@ from typing import Final
 
 MOST_OBJECTS: Final = 100_000
 DIGEST_BYTES: Final = 16
-"""Identifiers come from replicas and clients, so the memory of each is bounded by its digest."""
+"""Size of the digest that is stored in place of an identifier. Identifiers come from replicas and
+clients, and may be long."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 BLOCK_BYTES: Final = 1024
-"""Bytes of a prompt's canonical form in a block: about 256 tokens of English."""
+"""Size of a block of a prompt's canonical form, in bytes: about 256 tokens of English."""
 
 
 class PrefixIndex:
@@ -24,7 +24,7 @@ class PrefixIndex:
         return len(self._blocks)
 
     def matched(self, chain: Sequence[int]) -> int:
-        """Return how many blocks at the beginning of a prompt the index contains."""
+        """Return the number of blocks, from the beginning of a prompt, that are in the index."""
         number = 0
         for block in chain:
             if block not in self._blocks:

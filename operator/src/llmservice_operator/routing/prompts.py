@@ -24,7 +24,8 @@ PROMPT_FIELDS: Final = (
 )
 """Fields of all routes that become a part of the prompt, in the order of most chat templates.
 
-A template that puts the tools after the system message has equal prefixes in the same cases.
+If a template puts the tools after the system message, this order works too, because requests mostly
+share both or neither.
 """
 
 MEDIA_KEYS: Final = frozenset({"url", "image_url", "data", "file_data", "audio_url", "video_url"})
@@ -37,7 +38,8 @@ class Prompt:
     """What the router knows of a prompt."""
 
     chain: Sequence[int]
-    """Hashes of the whole blocks of the canonical form; each one covers all blocks before it."""
+    """Hashes of the complete blocks of the canonical form. Each hash also covers all earlier
+    blocks."""
     size: int
     """Bytes of text, without images, audio and video."""
     media: int = 0
@@ -47,8 +49,9 @@ class Prompt:
 
 
 def prompt_of(body: Mapping[str, Any], adapter: str) -> Prompt:
-    """Return the chain of a body, which was parsed from JSON, for a model or an adapter.
+    """Return the prompt in a body that was parsed from JSON.
 
+    `adapter` is the adapter that answers, or the model.
     Spaces and the order of keys make no difference. Images, audio and video count by their digest.
     A cache salt separates prompts, as it does in vLLM.
     """
@@ -73,9 +76,9 @@ def _json(value: Any) -> str:
 
 
 def _without_media(value: Any, media: list[int]) -> Any:
-    """Return the value with a digest in place of each long piece of media, whose sizes are listed
-    in `media`.
+    """Return the value with a digest in place of each long piece of media.
 
+    The length of each piece is appended to `media`.
     A JSON parser bounds the depth, so the recursion is bounded too.
     """
     if isinstance(value, dict):

@@ -17,7 +17,7 @@ class FadingRatio:
     _denominator: float = 0.0
 
     def add(self, numerator: float, denominator: float) -> None:
-        """Add evidence. A negative denominator is an error of the caller (ValueError)."""
+        """Add evidence. Raises ValueError if the denominator is negative."""
         if denominator < 0:
             raise ValueError(f"evidence cannot be negative: {denominator}")
         kept = self.memory / (self.memory + denominator)
@@ -48,8 +48,8 @@ class FadingRate:
         self._sum += amount
 
     def value(self, now: float) -> float:
-        """Return the rate; 0 before the first amount. A short history counts as at least one
-        second.
+        """Return the rate; 0 before the first amount. A history shorter than one second counts as
+        one second.
         """
         if self._at is None:
             return 0.0

@@ -13,8 +13,8 @@ from llmservice_operator.scaling.signals import Counters, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 
 FRESH_SECONDS: Final = 10.0
-"""Age in seconds at which a report no longer describes the load. Until then, the router follows its
-own requests."""
+"""Age in seconds from which on a report no longer describes the load. A younger report is kept up
+to date with the requests that this router sends."""
 
 MOST_AMOUNTS: Final = 10_000
 TRUST_WEIGHT_TOKENS: Final = 5_000.0
@@ -64,8 +64,8 @@ class Arrived(NamedTuple):
 
 
 class _Later:
-    """Amounts with their times, until a report describes them. Of too many, the oldest are
-    forgotten.
+    """Amounts, each with its time, that no report describes yet. If there are too many, the oldest
+    ones are forgotten.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class _Later:
         self._amounts.append((at, amount))
 
     def until(self, at: float) -> float:
-        """Remove the amounts until a time, and return their sum."""
+        """Remove the amounts up to a time, and return their sum."""
         total = 0.0
         while self._amounts and self._amounts[0][0] <= at:
             total += self._amounts.popleft()[1]
@@ -107,21 +107,21 @@ class Replica:
     _others: int = 0
     """Number of requests in the last report that came from elsewhere than this router."""
     _others_tokens: float = 0.0
-    """Prompt tokens of those that were queued."""
+    """Prompt tokens of those of the `_others` that were queued."""
     _ended: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_AMOUNTS))
-    """Times when requests ended and were sent, of those that a report may still count."""
+    """For each ended request that a report may still count: when it ended, and when it was sent."""
     _head_since: float = 0.0
-    """Time since when the first waiting request is computed."""
+    """Time from which on the progress of the first waiting request is estimated."""
     _waiting_tokens: float = 0.0
-    """Expected prompt tokens to compute of all waiting requests."""
+    """Sum of `uncached` of all waiting requests."""
     _waiting_kv: float = 0.0
-    """Expected prompt tokens of all waiting requests, cached ones included."""
+    """Sum of `tokens` of all waiting requests."""
     _running_kv: float = 0.0
-    """Expected prompt tokens of all running requests."""
+    """Sum of `tokens` of all running requests."""
     _promised: _Later = field(default_factory=_Later)
     """Cached tokens that the index promised for requests that have started."""
     _cached_tokens: float = 0.0
-    """Reported cached tokens of prompts that had not started at the last report."""
+    """Cached tokens in the last report that belong to prompts without a first token."""
     _sent_bytes: _Later = field(default_factory=_Later)
     """Bytes of the prompts that were sent."""
 
@@ -147,9 +147,9 @@ class Replica:
         return self.report is not None and now - self.report.at < FRESH_SECONDS
 
     def hear(self, report: Snapshot) -> Arrived:
-        """Learn from a report. Return which prompts arrived since the last one.
+        """Learn from a report. Return the prompts that arrived since the last report.
 
-        A process that was started again has an empty cache.
+        If the process was started again since then, its cache is empty.
         """
         before, arrived = self.report, Arrived(0.0, 0.0)
         if before is not None and before.started == report.started:
@@ -180,10 +180,10 @@ class Replica:
             yield from ((n, each) for n, each in requests.items() if each.sent <= at)
 
     def _correct_waiting(self, report: Snapshot, mine: list[tuple[int, Dispatch]]) -> None:
-        """Correct the expected tokens of requests without a first token by those of a report.
+        """Fit the expected tokens of requests without a first token to the tokens of a report.
 
-        The engine computes prompts in the order of their arrival, so the newest ones are queued.
-        Queued prompts of other routers are taken to be as long as those of this router.
+        The engine computes prompts in the order of their arrival, so its queue contains the newest
+        ones. Queued prompts of other routers are assumed to be as long as those of this router.
         """
         queued, left = report.queued_prompt_tokens, report.left_prompt_tokens
         self._others_tokens = 0.0
@@ -210,8 +210,8 @@ class Replica:
     def _judge_index(self, promised: float, cached: float) -> None:
         """Compare the cached tokens of a report with the promises of the index.
 
-        A replica counts them when it begins a prompt, and the router when it ends, so up to one
-        report later.
+        A replica counts cached tokens when it begins a prompt. The router counts promised tokens at
+        the first token of the answer, which may be one report later.
         """
         if promised > 0:
             kept = min(self._cached_tokens + cached, promised)
@@ -296,8 +296,8 @@ class Replica:
     def _kv_of_running(self, report: Snapshot) -> float:
         """Return the KV tokens that a step reads.
 
-        A replica reports the tokens in its memory. Those that sequences share count once there, but
-        each sequence reads them.
+        A replica reports the tokens in its memory. A token that several sequences share counts once
+        in the report, but each of these sequences reads it.
         """
         mine = self._running_kv + len(self.running) * self.answers.mean / 2
         return max(mine, report.kv_tokens) if self._others else mine
@@ -321,8 +321,8 @@ class Replica:
 def _answers_of(counters: Counters) -> Answers:
     """Return the lengths of the answers that a replica has finished.
 
-    At a random time, a sequence is met with a probability that is proportional to its length, and
-    on average half of it is generated.
+    The probability that a sequence is running at a random time is proportional to its length. On
+    average, half of a running sequence is generated.
     """
     lengths = lengths_of(counters.answer_lengths, counters.answer_tokens)
     if lengths is None:

@@ -13,14 +13,16 @@ from llmservice_operator.scaling.signals import Snapshot
 from llmservice_operator.scaling.step_model import StepModel
 
 MOST_WEIGHT: Final = 64.0
-"""Maximum weight of a prompt's own seconds. Near its capacity, a service would get any weight."""
+"""Maximum weight of a prompt's own seconds. Without it, the weight would have no bound near the
+capacity of a service."""
 MOST_UTILIZATION: Final = 0.97
 RATE_SECONDS: Final = 30.0
 """Time in seconds over which the utilization is measured."""
 
 DECODE_WEIGHT: Final = 0.3
-"""Weight of the seconds by which an answer delays the other requests of the replica, added up. Most
-of them have their first token, so such a second weighs less than one before it."""
+"""Weight of the seconds by which an answer delays the other requests of the replica, all together.
+Most of these requests have their first token already, so a second weighs less for them than for a
+request that waits for it."""
 
 DEFAULT_TTFT_SECONDS: Final = 2.0
 GUESSED_BYTES_PER_TOKEN: Final = 4.0
@@ -70,17 +72,18 @@ class Router:
     _where: dict[int, str] = field(default_factory=dict)
     """Replica of each request in progress, by the request's number."""
     _latest: float = 0.0
-    """Latest time that was passed."""
+    """Latest time that a caller has passed."""
     _work: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
-    """Seconds of prompts that were sent, per second."""
+    """Seconds of work of the requests that were sent, per second."""
     _sent: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
     """Requests that were sent, per second."""
 
     def hear(
         self, name: str, report: Snapshot, cache_tokens: float, adapters: Collection[str] = ()
     ) -> None:
-        """Process a report of a replica, whose cache contains at most `cache_tokens`, and which has
-        loaded these adapters.
+        """Process a report of a replica.
+
+        The replica's cache contains at most `cache_tokens`, and the replica has loaded `adapters`.
         """
         replica = self.replicas.get(name)
         if replica is None:
@@ -118,10 +121,10 @@ class Router:
     def choose(self, prompt: Prompt, now: float, most_wait: float = inf) -> Choice | None:
         """Return the replica with the least cost for a request, without counting the request.
 
-        The cost is the expected seconds until the first token, and the delay that the request
-        causes to others. Replicas that have loaded the prompt's adapter go first. Without a recent
-        report, the replica with the fewest requests is chosen. None if there is no open replica
-        that would begin with the prompt within `most_wait` seconds.
+        The cost is the expected seconds until the first token, plus the delay that the request
+        causes to others. If replicas have loaded the prompt's adapter, only these are considered.
+        If none of them has reported recently, the one with the fewest requests is chosen. None if
+        no open replica would begin with the prompt within `most_wait` seconds.
         """
         self._latest = max(self._latest, now)
         open_ = {name: each for name, each in self.replicas.items() if each.is_open}
@@ -163,8 +166,8 @@ class Router:
         """Return the number of later requests that each second of work delays.
 
         The work ahead of a replica and the work that arrives meanwhile end after wait / (1 -
-        utilization) seconds, and whatever arrives until then starts later. At least one request is
-        delayed, because an uncached prompt also evicts what others have cached.
+        utilization) seconds, and every request that arrives until then starts later. The result is
+        at least 1, because an uncached prompt also evicts what others have cached.
         """
         waits = [choice.wait.start for choice in choices if choice.wait is not None]
         number = len(choices)
