@@ -171,7 +171,11 @@ class Store:
                 *("--pull-never", "--file", str(root / image.dockerfile)),
                 *("--target", image.target, "--tag", reference),
                 *("--build-arg", f"UV={tools}"),
-                *("--build-arg", f"{image.parent_argument}={image.parent.reference(root)}"),
+                # A stand-in stage may be built on an older ancestor.
+                *(
+                    f"--build-arg={each.parent_argument}={each.parent.reference(root)}"
+                    for each in lineage(image)
+                ),
                 *(f"--build-arg={name}={stage}" for name, stage in image.stand_ins),
                 *_package_index(Path(secrets)),
             ]
