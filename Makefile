@@ -43,7 +43,7 @@ $(CURDIR)/.uv/bin/uv:
 .PHONY: demo
 demo: setup  ## Build and start everything, deploy an example and ask it a question (CLUSTER=local|kind)
 	@$(if $(filter local,$(CLUSTER)),$(RUN) localkube setup)
-	@$(RUN) python e2e/demo.py --cluster $(CLUSTER) --name $(NAME)
+	@PYTHONPATH=testing $(RUN) python e2e/demo.py --cluster $(CLUSTER) --name $(NAME)
 
 .PHONY: up
 up: setup-system  ## Start the local cluster (KUBERNETES=1.34 selects that version, also for demo and test)
