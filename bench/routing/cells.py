@@ -1,4 +1,7 @@
-"""Lists the cells of the benchmark and serves them: a trace, a number of replicas, and a cache."""
+"""Lists the cells of the benchmark and serves them.
+
+A cell is a trace, a number of replicas, and a size of the cache.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +22,17 @@ CACHED_BLOCKS = (820, 4000)
 """Blocks in the cache of a replica: the accelerator's memory alone, and main memory in addition."""
 TRACES = ("mooncake", "agents")
 REQUESTS, SHORT_REQUESTS = 6000, 20_000
-"""Requests of a cell at most. Those of ServeGen are short."""
+"""Maximum number of requests of a cell. The second number is for ServeGen's requests, which are
+short."""
 BOUND_PERCENT, TOLERANCE = 85.0, 4.0
 """Each cell is loaded so that the bound gives this share of the requests their first token
 in time."""
 FIRST_UTILIZATION, SPEED_STEP, SEARCH_STEPS = 0.3, 1.5, 24
-"""The search begins with this utilization by uncached prompts."""
+"""The search for the speed begins at this utilization by uncached prompts, with this step."""
 EXACT_SECONDS = 0.1
-"""Time in seconds between the reports of the bound."""
+"""Time in seconds between two reports to the product's rules with exact knowledge."""
 FORESIGHTS = ((16.0, 0.3), (0.0, 0.0), (4.0, 0.3))
-"""Weights of a prompt's own work, and of its answer, with which foresight is tried."""
+"""Pairs of weights with which foresight is tried: of the work of a prompt, and of its answer."""
 
 OURS, BOUND = "ours", "bound"
 PEERS: dict[str, Callable[[], Policy]] = {
@@ -59,7 +63,7 @@ class Result:
     saved: float
     """Percentage of the prompt tokens that caches saved."""
     ttft_mean: float
-    """Mean of the seconds until the first token, of the requests that got one."""
+    """Mean of the seconds until the first token, over the requests that got one."""
 
     @property
     def attained(self) -> float:
@@ -85,7 +89,7 @@ class Files:
 
 @cache
 def trace_of(name: str, files: Files) -> Trace:
-    """Return a trace. A trace whose file is missing raises ValueError."""
+    """Return a trace. Raises ValueError if the file of the trace is not given."""
     if name == "agents":
         return agents(seed=1).first(REQUESTS)
     if name == "agents-2":
@@ -120,11 +124,10 @@ def _foresight(cell: Cell, trace: Trace) -> list[Result]:
 
 @cache
 def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
-    """Return the cell's trace at the speed at which the bound attains BOUND_PERCENT, and the
-    bound.
+    """Return the bound's result, and the cell's trace at the speed at which it is BOUND_PERCENT.
 
     The bound is the better of foresight and the product's rules with exact knowledge. The search
-    comes from below, because an overloaded fleet takes long to simulate.
+    starts at a low speed, because an overloaded fleet takes long to simulate.
     """
     whole = trace_of(cell.trace, files)
     work = float(whole.prompt.sum()) * H100.step.prefill

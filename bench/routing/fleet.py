@@ -24,7 +24,7 @@ SLO = np.array([2.0, 0.05])
 """Limits of TTFT and ITL in seconds."""
 
 TICK_SECONDS = 0.02
-"""Time between two looks at the requests that a policy holds."""
+"""Time in seconds between two attempts to release the requests that a policy holds."""
 
 AFTER_SECONDS = 30.0
 """Time for which the engines run after the last arrival."""
@@ -47,7 +47,7 @@ class Policy:
         return 0
 
     def choose(self, view: "Service", request: int, now: float) -> int | None:
-        """Return the engine of a request that arrives now. None to hold the request."""
+        """Return the engine for a request that arrives now; None to hold the request."""
         raise NotImplementedError
 
     def release(self, view: "Service", now: float) -> list[tuple[int, int]]:
@@ -64,7 +64,7 @@ class Service:
     replicas: int
     cached_blocks: int
     slow: dict[int, float] = field(default_factory=dict)
-    """How many times longer the steps of an engine take."""
+    """Factor by which the steps of an engine take longer."""
     ready_at: dict[int, float] = field(default_factory=dict)
     """Time in seconds from which an engine serves, if not from the beginning."""
 
@@ -98,7 +98,7 @@ class Service:
         return self
 
     def _release(self, policy: Policy, clock: float, until: float) -> float:
-        """Give engines to the requests that a policy holds, until a time. Return that time."""
+        """Until a time, send the requests that a policy releases to engines. Return that time."""
         while policy.held and clock + TICK_SECONDS < until:
             clock += TICK_SECONDS
             self.advance(clock)
@@ -110,7 +110,7 @@ class Service:
         _run_all(self.requests, self.fleet, until, self.steps, self.limits, SLO)
 
     def absent(self, now: float) -> Array:
-        """Whether each engine does not serve yet."""
+        """For each engine, whether it does not serve yet."""
         at = np.zeros(self.replicas)
         for engine, ready in self.ready_at.items():
             at[engine] = ready

@@ -1,6 +1,6 @@
 """Computes when an engine would give a request its first token, with complete knowledge.
 
-A router that could know this would be the bound of all routers that decide on arrival.
+No real router can know this. Policies that know it are part of the benchmark's bound.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ MOST_STEPS = 200_000
 def first_token_at(
     requests: Requests, fleet: Fleet, engine: int, request: int, step: Array, limits: Array
 ) -> float:
-    """Return the time in seconds of the request's first token, if it were the last one to arrive.
+    """Return the time in seconds of the request's first token, if no further request arrived.
 
     Steps take their modelled duration, without noise, and no sequence is preempted.
     """

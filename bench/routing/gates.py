@@ -9,7 +9,7 @@ import numpy as np
 from scaling.engine import Array
 
 BLOCK_REQUESTS = 200
-"""Requests that are drawn together, because neighbours meet the same queues."""
+"""Number of neighbouring requests that are drawn together, because they meet the same queues."""
 RESAMPLES = 1000
 
 
@@ -29,10 +29,11 @@ MISSING = Interval(nan, nan, nan)
 
 
 def interval_of(runs: Sequence[Array], figure: Callable[..., float]) -> Interval:
-    """Return a figure of several policies, each with one truth value a request: is it in time?
+    """Return a figure of several policies, with its interval.
 
-    `figure` takes the percentage of each policy. Policies serve the same requests, so each resample
-    draws the same blocks of requests for all of them.
+    `runs` contains, for each policy, whether each request was in time. `figure` takes the
+    percentage of each policy. All policies serve the same requests, so each resample draws the same
+    blocks of requests for all policies.
     """
     rows = np.array(runs, float)
     blocks = [rows[:, at : at + BLOCK_REQUESTS] for at in range(0, rows.shape[1], BLOCK_REQUESTS)]
@@ -83,9 +84,9 @@ NEVER_WORSE = Gate("never_worse", 1.0, False)
 
 
 def closed_share(ours: float, bound: float, *peers: float) -> float:
-    """Return which share of the gap between the best peer and the bound ours closes.
+    """Return the share of the gap between the best peer and the bound that our router closes.
 
-    If a peer exceeds the bound, the share is 1 where ours is as good as that peer, else 0.
+    If a peer attains the bound, the share is 1 if our router is as good as that peer, else 0.
     """
     best = max(peers)
     if bound <= best:
@@ -94,5 +95,5 @@ def closed_share(ours: float, bound: float, *peers: float) -> float:
 
 
 def lost_points(ours: float, *others: float) -> float:
-    """Return by how many points ours is worse than the best of the others."""
+    """Return by how many points our router is worse than the best other policy."""
     return max(others) - ours

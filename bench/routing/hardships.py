@@ -14,14 +14,14 @@ from scaling.hardware import H100
 
 CELL = Cell("mooncake", 8, 820)
 SERVEGEN_SLOTS = (130, 20, 74)
-"""The slot with the most requests of the day, one of the night and one of the day."""
+"""The slot with the most requests, one slot in the night, and one in the daytime."""
 LOAD = 0.9
 """Share of the load at which the bound attains 85 %, so that no policy is overloaded."""
 WHALE_EVERY, WHALE_TOKENS = 400, 100_000
 
 
 def _without_prefixes(trace: Trace) -> Trace:
-    """Give every block a number of its own."""
+    """Give every block another number, so that no prompts share a prefix."""
     return replace(trace, blocks=np.arange(1, len(trace.blocks) + 1))
 
 
@@ -40,7 +40,7 @@ class Hardship:
     ours: Callable[[], Ours] = Ours
     """Makes the router, with its input."""
     slow: dict[int, float] = field(default_factory=dict)
-    """How many times longer the steps of an engine take."""
+    """Factor by which the steps of an engine take longer."""
     ready_at: float = 0.0
     """Share of the trace after which the first engine begins to serve."""
     is_cached: bool = True
@@ -71,7 +71,7 @@ OTHERS: tuple[Callable[[], Policy], ...] = (LeastRequests, LeastWork)
 
 
 def results_under(name: str, files: Files) -> list[Result]:
-    """Return the result of ours and those of the others under one hardship."""
+    """Return the result of our router, and those of the other policies, under one hardship."""
     hardship = HARDSHIPS[name]
     trace = hardship.change(loaded(hardship.cell, files)[0].faster(LOAD))
     return [hardship.serve(make(), trace) for make in (hardship.ours, *OTHERS)]

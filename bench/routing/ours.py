@@ -18,13 +18,13 @@ from scaling.engine import BLOCK_TOKENS, Fleet, Requests
 
 BYTES_PER_TOKEN = 4.3
 LENGTH_NOISE = 0.3
-"""Deviation of the bytes of a token in one text from those in another, as a share."""
+"""Largest deviation of a text's bytes per token from the mean, as a share of the mean."""
 IMAGE_FACTOR = 10
-"""Bytes of an image that is not recognized, per byte of text with as many tokens."""
+"""Bytes of an unrecognized image, divided by the bytes of a text with as many tokens."""
 MOST_PIECES = 1024
-"""Hashed pieces of a block at most."""
+"""Maximum number of hashed pieces of a block."""
 MOST_HELD = 100_000
-"""Requests that are held at most; no client is refused, so that all policies serve the same."""
+"""Maximum number of held requests. No request is refused, so that all policies serve the same."""
 
 
 @njit(cache=True)
@@ -49,13 +49,14 @@ class Texts:
         self.trace, self.of_request = trace, bytes_per_token * noise
         author = np.zeros(trace.different_blocks + 1, np.int64)
         lengths = np.diff(trace.first_block)
-        # Backwards, so that the text of a block is that of the first request with the block.
+        # Assigned backwards, so that the first request with a block determines the block's text.
         author[trace.blocks[::-1]] = np.repeat(np.arange(count), lengths)[::-1]
         self.of_block = BLOCK_TOKENS * self.of_request[author]
 
     def prompt(self, request: int, factor: float = 1.0) -> Prompt:
-        """Return what the router knows of a request whose bytes are `factor` times those of
-        text.
+        """Return what the router knows of a request's prompt.
+
+        The prompt has `factor` times as many bytes as its text.
         """
         trace = self.trace
         tokens = int(trace.prompt[request])
@@ -81,7 +82,7 @@ class Ours(Policy):
     bytes_per_token: float = BYTES_PER_TOKEN
     length_noise: float = LENGTH_NOISE
     image_every: int = 0
-    """Every so many requests, the prompt is images: many bytes for few tokens. 0 for none."""
+    """One in this many prompts consists of images: many bytes for few tokens. With 0, none does."""
     holds: bool = True
     holding: Holding | None = None
     next_report: dict[int, float] = field(default_factory=dict)

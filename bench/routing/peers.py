@@ -1,6 +1,6 @@
-"""Routing policies of others, from their documented rules, and the bound.
+"""Routing policies of other routers, from their documented rules, and the bound.
 
-The peers see the true state of every engine and its true cache, which real ones do not.
+Unlike real routers, these policies see the true state and the true cache of every engine.
 """
 
 import bisect

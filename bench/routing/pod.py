@@ -1,7 +1,8 @@
 """Measures Envoy and the picker of a router pod, on loopback.
 
-`PYTHONPATH=bench:operator:operator/tests:testing python -m routing.pod`. The replicas answer by a
-clock. A plain Envoy, which chooses by the number of requests, serves the same load for comparison.
+Run `PYTHONPATH=bench:operator:operator/tests:testing python -m routing.pod`. The replicas answer by
+a clock. For comparison, a plain Envoy, which chooses by the number of requests, serves the same
+load.
 CPU times are those of the processes, without what they use while idle.
 """
 
@@ -28,7 +29,7 @@ from router_support.replicas import SECONDS, FakeReplica, running
 CHUNKS = 65
 SMALL, LARGE = 2_000, 400_000
 IN_FLIGHT = 16
-"""Requests that are sent to the picker at the same time, to find its largest rate."""
+"""Number of requests that the picker gets at the same time when its largest rate is measured."""
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ DOCUMENTS, QUESTIONS_PER_SECOND = 300, 2.0
 def documents(seed: int, seconds: float = 3600.0) -> Trace:
     """Return questions about documents: instructions, one to three documents, and a question.
 
-    A document has 1,000 to 12,000 tokens. Some documents are popular, and their order varies, so a
-    document is cached only behind the same ones.
+    A document has 1,000 to 12,000 tokens. Some documents are popular. The order of documents varies,
+    and a cached document is of use only after the same earlier documents.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(2, 24, DOCUMENTS)
@@ -141,9 +141,9 @@ MOST_VARIATION = 10.0
 
 
 def servegen(path: Path, slot: int, count: int) -> Trace:
-    """Return a mix of clients of a ServeGen file (JSON, perhaps compressed by gzip) without
-    prefixes: `count` requests at most, as in the slot of 10 minutes with this number.
+    """Return at most `count` requests of the clients in a ServeGen file, without shared prefixes.
 
+    The file is JSON, perhaps compressed by gzip. `slot` is the number of 10 minutes of the day.
     Each client has its rate, the distribution of its gaps, and the quantiles of its lengths.
     """
     opened = gzip.open if path.suffix == ".gz" else open
@@ -180,7 +180,7 @@ def _gaps(rng: np.random.Generator, rate: float, variation: float, family: str) 
 
 
 def _weibull_shape(variation: float) -> float:
-    """Return the shape of a Weibull distribution with a coefficient of variation, by bisection."""
+    """Find by bisection the shape of a Weibull distribution with this coefficient of variation."""
     low, high = 0.1, 20.0
     for _ in range(60):
         shape = (low + high) / 2
