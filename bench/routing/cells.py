@@ -124,7 +124,8 @@ def _foresight(cell: Cell, trace: Trace) -> list[Result]:
 
 @cache
 def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
-    """Return the bound's result, and the cell's trace at the speed at which it is BOUND_PERCENT.
+    """Return the cell's trace, at the speed at which the bound attains BOUND_PERCENT, and the
+    bound's result.
 
     The bound is the better of foresight and the product's rules with exact knowledge. The search
     starts at a low speed, because an overloaded fleet takes long to simulate.

@@ -55,8 +55,10 @@ class Gate:
     is_at_least: bool
 
     def line(self, cells: dict[str, Interval]) -> str:
-        """Return the line of the worst cell. PASS if the whole interval of each cell meets the
-        limit, FAIL if a cell's interval misses it or no cell was measured, else UNDECIDED.
+        """Return the line of the worst cell.
+
+        PASS if the whole interval of every cell meets the limit. FAIL if the interval of a cell
+        misses the limit, or if a cell was not measured. Otherwise UNDECIDED.
         """
         sign = ">=" if self.is_at_least else "<="
         if not cells:

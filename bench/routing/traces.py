@@ -105,8 +105,8 @@ DOCUMENTS, QUESTIONS_PER_SECOND = 300, 2.0
 def documents(seed: int, seconds: float = 3600.0) -> Trace:
     """Return questions about documents: instructions, one to three documents, and a question.
 
-    A document has 1,000 to 12,000 tokens. Some documents are popular. The order of documents varies,
-    and a cached document is of use only after the same earlier documents.
+    A document has 1,000 to 12,000 tokens. Some documents are popular. Their order varies, and a
+    cached document is of use only after the same earlier documents.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(2, 24, DOCUMENTS)

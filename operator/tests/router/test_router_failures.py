@@ -45,7 +45,7 @@ class Bench:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
-    # Two pickers, of which the second one takes over.
+    # Two pickers: the second one takes over when the first one fails.
     pod = Pod(settings_of(tmp_path_factory.mktemp("pod")), pickers=2)
     replicas = replicas_of(4)
     pod.start()
@@ -64,7 +64,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def fresh(bench: Bench) -> AsyncIterator[None]:
-    # A picker sends nothing more to a replica that failed until it hears of it again.
+    # A picker sends no request to a replica that has failed, until it is told the replicas again.
     await bench.pod.tell(bench.replicas)
     yield
     for each in bench.replicas:

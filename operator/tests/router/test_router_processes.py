@@ -55,7 +55,7 @@ async def test_the_pauses_between_starts_grow_and_are_bounded(
 
 
 def deaf(folder: Path) -> tuple[ChildProcess, Path]:
-    """Return a process that heeds nothing, and the file that it writes when it does so."""
+    """Return a process that ignores its input and SIGTERM, and the file that shows its start."""
     started = folder / "started"
     return ChildProcess("deaf", (sys.executable, "-c", DEAF, str(started))), started
 

@@ -35,7 +35,7 @@ class Bench:
     client: aiohttp.ClientSession
 
     async def raw(self, *parts: bytes, patience: float = 10) -> bytes:
-        """Send bytes. Return what was received until the end, or until the patience ended."""
+        """Send bytes. Return what was received until the end, or within `patience` seconds."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.pod.settings.client_port)
         received = bytearray()
 

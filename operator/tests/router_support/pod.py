@@ -141,7 +141,10 @@ class Pod:
         reports: Sequence[Snapshot | None] | None = None,
         draining: Sequence[FakeReplica] = (),
     ) -> None:
-        """Tell Envoy which replicas there are, and then the pickers, whose choice it must know."""
+        """Tell Envoy which replicas there are, and then the pickers.
+
+        Envoy must know a replica before a picker chooses it.
+        """
         self._write_endpoints(replicas)
         name = f"cluster.{CLUSTER_OR_FORWARDER}.membership_total"
         await eventually_in_loop(lambda: self.stat(name) == len(replicas) + 1)

@@ -63,9 +63,9 @@ class ServedReplica:
     is_older: bool = False
     """Whether it is of a release that does not report its identity."""
     is_silent: bool = False
-    """Whether the replica never answers these questions."""
+    """Whether the replica never answers questions for its report."""
     reports_status: int = 200
-    """Status of the answers to these questions."""
+    """HTTP status of the answers to questions for its report."""
     _runners: list[web.ServerRunner] = field(default_factory=list)
 
     @property
@@ -231,7 +231,7 @@ def settings_of_pod(folder: Path, **settings: Any) -> RouterSettings:
 async def router_pod(
     folder: Path, *replicas: ServedReplica, **settings: Any
 ) -> AsyncIterator[RouterPod]:
-    """Run a pod in front of replicas that are started too, until it knows them."""
+    """Start the replicas, and run a pod in front of them. Wait until the pod knows them."""
     configured = settings_of_pod(folder, **settings)
     names = Names([each.address for each in replicas])
     supervisor = Supervisor(configured, names.resolve)

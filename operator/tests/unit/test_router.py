@@ -119,7 +119,7 @@ def test_a_router_that_no_client_has_reached_is_removed_at_once() -> None:
 
 
 def switched_off(live: Manifest) -> list[tuple[float, bool, int, bool]]:
-    """Return the times at which a router that is switched off changes, and its state then."""
+    """Return each time at which a router that is switched off changes, with its state then."""
     seen, now, status = [], NOW, recorded("Serving", 3600)
     for _ in range(10):
         found = decide({**OFF, "suspend": False}, status, live, now=now)
@@ -134,9 +134,9 @@ def switched_off(live: Manifest) -> list[tuple[float, bool, int, bool]]:
 
 
 def test_a_router_that_is_switched_off_ends_in_an_order_that_loses_no_request() -> None:
-    # The replicas are opened first. Then clients move, and the pods end when no new ones arrive.
-    # They keep their addresses and their NetworkPolicy until they have completed their requests:
-    # 300 seconds in the router, 600 on a replica, and 5 + 15 to leave.
+    # The replicas are opened first. Then clients move, and the router pods end when no new clients
+    # arrive. The pods keep their addresses and their NetworkPolicy until they have completed their
+    # requests: 300 seconds in the router, 600 on a replica, and 5 + 15 to leave.
     moved, ended = POLICY_SECONDS, POLICY_SECONDS + SELECTOR_SECONDS
     assert switched_off(READY) == [
         (0, True, 2, True),

@@ -44,14 +44,14 @@ def request(
     size: int = 0,
     deadline: float = float("inf"),
 ) -> Request:
-    """Return a request whose prompt shares nothing with others, and takes so many seconds."""
+    """Return a request whose prompt takes `seconds`, and shares no prefix with another prompt."""
     number, blocks = next(NUMBERS), int(seconds * SECOND_BLOCKS)
     chain = range(number << 20, (number << 20) + blocks)
     return Request(number, Prompt(chain, blocks * BLOCK_BYTES), size, key, priority, deadline)
 
 
 def fill(made: Holding, now: float = 0.0) -> list[int]:
-    """Send requests of one second until one is held. Return the numbers of those sent."""
+    """Route requests of one second until one is held. Return the numbers of the requests sent."""
     sent = []
     while made.pick(wanted := request(), now) is not None:
         sent.append(wanted.number)

@@ -1,4 +1,4 @@
-"""Tests of the replicas that keep objects of clients."""
+"""Tests of the record of which replica keeps which object."""
 
 from llmservice_operator.routing.owners import Owners
 

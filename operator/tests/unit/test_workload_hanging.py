@@ -357,12 +357,12 @@ def test_an_old_pod_frees_what_its_init_containers_and_sidecars_take_of_a_quota(
         {"name": "check", "resources": {"requests": {"memory": "6Gi"}}},
     ]
     pod = Compactor().compact({"apiVersion": "v1", "kind": "Pod", **pod})
-    # The download alone takes the most: 9 Gi, and 1 Gi of overhead.
+    # The init container `download` takes the most: 9 Gi, and 1 Gi of overhead.
     for refused_memory, fits in (("10Gi", True), ("11Gi", False)):
         message = over_quota(f"memory={refused_memory}", "memory=10Gi", "memory=10Gi")
         assert fits_after_one_ends(message, [pod]) is fits
     del pod["spec"]["initContainers"][0]
-    # Then the last init container and the sidecar take 8 Gi together.
+    # Without it, the other init container and the sidecar take the most: 8 Gi together.
     for refused_memory, fits in (("9Gi", True), ("10Gi", False)):
         message = over_quota(f"memory={refused_memory}", "memory=9Gi", "memory=9Gi")
         assert fits_after_one_ends(message, [pod]) is fits

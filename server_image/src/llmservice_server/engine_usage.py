@@ -291,7 +291,10 @@ class EngineUsage:
 
 
 def _found_in_cache(scheduler: Any | None) -> int:
-    """Return the prompt tokens that the sequences begun since the last step have in a cache."""
+    """Return the number of prompt tokens found in a cache for sequences that have just begun.
+
+    These are the sequences that began after the previous step.
+    """
     local = getattr(scheduler, "prefix_cache_stats", None)
     connected = getattr(scheduler, "connector_prefix_cache_stats", None)
     return sum(stats.hits for stats in (local, connected) if stats is not None)

@@ -136,7 +136,7 @@ class Admission:
     turn_away: Callable[[int], None] = lambda sequences: None
     """Callback that counts sequences as demand when they are refused because there is no room."""
     readers: Readers = field(default_factory=Readers)
-    """Addresses whose headers of a router are believed."""
+    """Addresses from which the headers of a router are believed."""
 
 
 class Gate:

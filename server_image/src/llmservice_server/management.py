@@ -15,7 +15,8 @@ from llmservice_server.routers import Readers
 
 _NAME_HEADER = "x-envoy-upstream-healthchecked-cluster"
 """Header in which Envoy expects the name of a service in the response to a health check. If another
-pod has taken over the address of a replica, the name differs, and Envoy sends it no requests."""
+pod has taken over the address of a replica, the name differs, and Envoy sends that pod no
+requests."""
 
 _USAGE_SECONDS = 1.5
 """Maximum time in seconds to read the counters; the metrics server waits half a second longer."""

@@ -1,4 +1,4 @@
-"""Follows how much of the prompts in an engine is done before their first token.
+"""Follows how much of the prompts an engine has computed before their first token.
 
 vLLM reports the tokens of a prompt only with its first token, and a long prompt takes many steps.
 Until then, only the sums of each step are known.
@@ -6,11 +6,11 @@ Until then, only the sums of each step are known.
 
 
 class PromptProgress:
-    """Tokens of the begun prompts of one engine that are computed or were found in a cache.
+    """Counts the tokens of incomplete prompts that one engine has computed or found in a cache.
 
-    An engine computes prompts in the order of their arrival, so few of them are begun at a time.
-    Some counted tokens belong to no begun prompt any more, such as those of an aborted request.
-    They are dropped when the next prompt is complete, or when no prompt is begun.
+    An engine computes prompts in the order of their arrival, so it works on few prompts at a time.
+    Tokens of an aborted request remain in the count. They are dropped when the next prompt is
+    complete, or when no prompt is in progress.
     """
 
     def __init__(self) -> None:
@@ -18,11 +18,12 @@ class PromptProgress:
         self._found_before = 0
 
     def step(self, computed: int, found: int, completed: int) -> None:
-        """Add a step that computed and found tokens, and completed prompts of `completed` tokens.
+        """Add a step.
 
-        When a prompt is complete, what remains was computed in this step. A prompt that began in
-        this step may have been looked up in the cache one step earlier, because vLLM plans a step
-        while the step before it runs.
+        The engine computed `computed` prompt tokens and found `found` ones in a cache. The prompts
+        that it completed have `completed` tokens together. The tokens that then remain belong to
+        prompts that began in this step. vLLM may have looked up such a prompt in the cache one step
+        earlier, because it plans a step while the step before it runs.
         """
         self.tokens += computed + found
         if completed:
@@ -31,5 +32,5 @@ class PromptProgress:
         self._found_before = found
 
     def clear(self) -> None:
-        """Drop all tokens, because no prompt is begun."""
+        """Drop all tokens, because no prompt is in progress."""
         self.tokens = 0

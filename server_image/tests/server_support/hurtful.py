@@ -195,7 +195,7 @@ def _long_text(draft: Draft) -> bytes:
 
 
 def _wide_text(draft: Draft) -> bytes:
-    """Return a body with a text whose last character makes Python store all in four bytes each."""
+    """Return a body with a text whose last character makes Python use four bytes per character."""
     text = b'"' + b"a" * draft.size + "\U0001f600".encode() + b'"'
     return draft.with_field(draft.a_field(), text)
 

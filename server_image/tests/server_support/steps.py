@@ -50,7 +50,7 @@ class Iteration:
 
 @dataclass
 class Found:
-    """Prompt tokens that the sequences begun in a step have in the cache."""
+    """Prompt tokens found in the cache for the sequences that begin in a step."""
 
     hits: int = 0
 

@@ -1,4 +1,4 @@
-"""Tests the headers by which a router describes a request, and those that tell it what to do."""
+"""Tests the headers that describe a request to a replica, and those that tell a router to retry."""
 
 import asyncio
 import json
