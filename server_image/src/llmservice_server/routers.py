@@ -1,17 +1,17 @@
 """Reads the headers by which a router in front of the replicas describes a request.
 
 A router holds a request while every replica is busy, and tries a second replica if the first one
-refuses. The server measures TTFT from the moment when the router received the request, and counts
-a request that several replicas refuse only once.
+refuses. The server measures TTFT from the moment when the router received the request. A request
+counts only once, even if several replicas refuse it.
 
 These headers change the metrics of the SLO and of the demand, and so the number of GPUs. A client
 must not set them. The server believes them only from an address that has read /autoscale on the
-management port in the last seconds. The NetworkPolicy admits routers, metrics servers and
-monitoring to that port, but no client of the API, and a router reads it every second. Unlike a
-secret or a setting, this rule needs nothing in the pod, so switching a router on or off restarts no
-replica. Where no NetworkPolicy is enforced, a client can make the server believe it. Behind a proxy
-that hides the address of the router, such as a sidecar, the headers are ignored, and TTFT begins at
-the server.
+management port in the last seconds. A router reads /autoscale every second. The NetworkPolicy admits
+routers, metrics servers and monitoring to that port, but no client of the API. Unlike a secret or a
+setting, this rule needs nothing in the pod, so switching a router on or off restarts no replica.
+Where no NetworkPolicy is enforced, a client can read /autoscale too, and the server then believes
+its headers. Behind a proxy that hides the address of the router, such as a sidecar, the headers are
+ignored, and TTFT begins at the server.
 """
 
 import re
@@ -84,7 +84,9 @@ current_router_headers: ContextVar[RouterHeaders] = ContextVar(
 
 
 def read_router_headers(scope: Scope, readers: Readers, metrics: ServerMetrics) -> RouterHeaders:
-    """Return the router headers of a request; ignore and count those that cannot be believed."""
+    """Return the router headers of a request. Headers that cannot be believed are counted, and not
+    returned.
+    """
     told = [header for header in scope["headers"] if header[0] in (HELD_HEADER, ATTEMPT_HEADER)]
     if not told:
         return NO_ROUTER
