@@ -178,7 +178,7 @@ class EngineAnswer:
 
 
 class NoReport(Exception):
-    """The response of an address is not that of a model server, or it refuses connections."""
+    """No model server responds at an address: another program does, or connections fail."""
 
 
 class Silent(NoReport):

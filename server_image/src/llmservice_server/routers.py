@@ -6,12 +6,12 @@ counts only once, even if several replicas refuse it.
 
 These headers change the metrics of the SLO and of the demand, and so the number of GPUs. A client
 must not set them. The server believes them only from an address that has read /autoscale on the
-management port in the last seconds. A router reads /autoscale every second. The NetworkPolicy admits
-routers, metrics servers and monitoring to that port, but no client of the API. Unlike a secret or a
-setting, this rule needs nothing in the pod, so switching a router on or off restarts no replica.
-Where no NetworkPolicy is enforced, a client can read /autoscale too, and the server then believes
-its headers. Behind a proxy that hides the address of the router, such as a sidecar, the headers are
-ignored, and TTFT begins at the server.
+management port in the last seconds. A router reads this report every second. The NetworkPolicy
+admits routers, metrics servers and monitoring to that port, but no client of the API. Unlike a
+secret or a setting, this rule needs nothing in the pod, so switching a router on or off restarts no
+replica. Where no NetworkPolicy is enforced, a client can read /autoscale too, and the server then
+believes its headers. Behind a proxy that hides the address of the router, such as a sidecar, the
+headers are ignored, and TTFT begins at the server.
 """
 
 import re

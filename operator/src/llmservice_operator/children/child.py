@@ -143,7 +143,7 @@ class Child:
     @property
     def verbs(self) -> tuple[str, ...]:
         """Verbs that the operator uses on the object. They are the same for all objects, except
-        that only one that is pruned has delete.
+        that only a pruned object has `delete`.
         """
         return (*_KEPT, "delete") if self.is_pruned else _KEPT
 
