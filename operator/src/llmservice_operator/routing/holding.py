@@ -23,7 +23,7 @@ FREE_SECONDS: Final = 0.1
 would run dry before its next request arrives."""
 
 HELD_TURN: Final = 32
-"""While requests are held, at least one of this many dispatches is that of a held request."""
+"""While requests are held, at least one of this many dispatches is that of the first held one."""
 
 CANDIDATES: Final = 8
 """Maximum number of held requests that are examined to find one whose best replica is free."""
@@ -96,7 +96,7 @@ class Holding:
     _held: dict[int, Request] = field(default_factory=dict, init=False)
     _bytes: int = field(default=0, init=False)
     _passed: int = field(default=0, init=False)
-    """Dispatches since the last one of a held request."""
+    """Number of dispatches since the last one of the first held request."""
 
     def __len__(self) -> int:
         return len(self._held)
