@@ -1,6 +1,8 @@
 """Replicas and pickers that fail while Envoy serves requests."""
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from llmservice_operator.names import ATTEMPT_HEADER
+from llmservice_operator.router.envoy_config import SEEN_BODY_BYTES
 from router_support.pod import Pod, replicas_of, settings_of
 from router_support.replicas import (
     FakeReplica,
@@ -31,7 +34,9 @@ class Bench:
 
     async def post(self, text: str = "") -> tuple[int, str, str]:
         """Send a request. Return the status, the replica and the body of the response."""
-        async with self.client.post(CHAT, json={"prompt": text, "stream": True}) as response:
+        body = io.BytesIO(json.dumps({"prompt": text, "stream": True}).encode())
+        headers = {"Content-Type": "application/json"}
+        async with self.client.post(CHAT, data=body, headers=headers) as response:
             return (
                 response.status,
                 response.headers.get("x-replica", ""),
@@ -95,6 +100,15 @@ async def test_a_refusal_marked_as_not_me_goes_to_one_other_replica(bench: Bench
         each.seen.clear()
     status, _, _ = await bench.post("again")
     assert (status, bench.seen) == (503, 2)
+
+
+async def test_the_replica_with_the_only_attempt_is_told_of_no_other(bench: Bench) -> None:
+    # Envoy keeps a body of this size for no second attempt.
+    assert (await bench.post("x" * SEEN_BODY_BYTES))[0] == 200
+    await bench.pod.tell(bench.replicas[:1])
+    assert (await bench.post("the only replica"))[0] == 200
+    seen = [request for each in bench.replicas for request in each.seen]
+    assert [request.headers.getall(ATTEMPT_HEADER, []) for request in seen] == [[], []]
 
 
 async def test_a_request_that_ends_two_replicas_is_refused_for_a_while(bench: Bench) -> None:

@@ -33,6 +33,9 @@ METADATA_NAMESPACE: Final = "llmservice.router"
 METADATA_KEY: Final = "endpoints"
 """Place of the picker's choice in a request's metadata: addresses, separated by commas."""
 
+METADATA_ATTEMPT: Final = "attempt"
+"""Place of the number of the first attempt. It is empty if there will be no second one."""
+
 METADATA_HELD: Final = "held_ms"
 """Place of the time in milliseconds for which the picker held a request."""
 
@@ -352,7 +355,6 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         # must get the headers of such a request.
         "range_match": {"start": 1, "end": SMALL_BODY_BYTES + 1},
     }
-    held = f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:{METADATA_HELD})%"
     everything = {
         "name": "all",
         "domains": ["*"],
@@ -360,9 +362,13 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         # A change of the headers by the picker would come too late for a small body.
         "request_headers_to_add": [
             {
-                "header": {"key": HELD_HEADER, "value": held},
+                "header": {
+                    "key": header,
+                    "value": f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:{key})%",
+                },
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
+            for header, key in ((HELD_HEADER, METADATA_HELD), (ATTEMPT_HEADER, METADATA_ATTEMPT))
         ],
         # Each attempt has its number in a header of Envoy.
         "include_request_attempt_count": "retriable-headers" in retry_on,
@@ -574,7 +580,8 @@ def _replica_cluster(settings: RouterSettings, name: str) -> Config:
                             {
                                 "append": {
                                     "header": attempt,
-                                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                                    # A request without a second attempt has no such header.
+                                    "append_action": "OVERWRITE_IF_EXISTS",
                                 }
                             },
                             {"remove": "x-envoy-attempt-count"},

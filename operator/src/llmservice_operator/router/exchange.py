@@ -179,8 +179,22 @@ class Exchange:
             addresses = list(self._chosen.addresses)
             if len(addresses) == 1 and forwarder is not None:
                 addresses.append(forwarder)
-        held = self._held_before() + chooser.clock() - begun
-        return choose(addresses, has_body=has_body, held_seconds=held)
+        return choose(
+            addresses,
+            has_body=has_body,
+            has_second_attempt=self._has_second_attempt(body),
+            held_seconds=self._held_before() + chooser.clock() - begun,
+        )
+
+    def _has_second_attempt(self, body: Body) -> bool:
+        """Return whether another replica gets the request if the first one refuses it.
+
+        A refusal of the only attempt counts as demand, because no replica has served the request.
+        Envoy keeps no body for a retry that is as large as its buffer.
+        """
+        replicas = () if self._chosen is None else self._chosen.addresses
+        is_kept = body.size < SEEN_BODY_BYTES
+        return len(replicas) > 1 and is_kept and not self.is_forwarded
 
     async def _choose_or_wait(self, body: Body) -> Chosen | None:
         limits = self.parts.limits

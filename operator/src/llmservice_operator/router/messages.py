@@ -6,7 +6,12 @@ from typing import Final
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from llmservice_operator.router.admission import Refusal
-from llmservice_operator.router.envoy_config import METADATA_HELD, METADATA_KEY, METADATA_NAMESPACE
+from llmservice_operator.router.envoy_config import (
+    METADATA_ATTEMPT,
+    METADATA_HELD,
+    METADATA_KEY,
+    METADATA_NAMESPACE,
+)
 
 LEAST_HELD_SECONDS: Final = 0.001
 """Shorter times are not told to the replica."""
@@ -33,12 +38,19 @@ def wait(seconds: float) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def choose(addresses: Sequence[str], *, has_body: bool, held_seconds: float) -> bytes:
-    """Return the message that sends a request to the first address, and a retry to the second."""
+def choose(
+    addresses: Sequence[str], *, has_body: bool, has_second_attempt: bool, held_seconds: float
+) -> bytes:
+    """Return the message that sends a request to the first address, and a retry to the second.
+
+    With `has_second_attempt`, the replica learns that another one gets the request if it refuses.
+    """
     message = pb.ProcessingResponse()
     part = message.request_body if has_body else message.request_headers
     part.response.SetInParent()
     values = {METADATA_KEY: ",".join(addresses)}
+    if has_second_attempt:
+        values[METADATA_ATTEMPT] = "1"
     if held_seconds >= LEAST_HELD_SECONDS:
         values[METADATA_HELD] = str(round(1000 * held_seconds))
     message.dynamic_metadata[METADATA_NAMESPACE] = values
