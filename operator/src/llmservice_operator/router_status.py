@@ -56,7 +56,7 @@ def _reason(view: RouterView) -> Reason:
 def _refusal(live: Manifest) -> str:
     """Return a sentence that quotes why the API server refuses a router pod.
 
-    The text is empty if the API server refuses none.
+    If the API server refuses no router pod, the sentence is empty.
     """
     failure = condition(live, "ReplicaFailure")
     if failure.get("status") != "True":

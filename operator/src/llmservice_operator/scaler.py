@@ -173,8 +173,8 @@ class Scaler:
         total = total_load(autoscaling, report, now)
         found = sync(before, spec, current, total, now.timestamp())
         if total is not None or before is not None:
-            # No period starts before the load is known, so that the first known load has an effect
-            # at once.
+            # No period starts before the load is known, so that the first known load has an
+            # immediate effect.
             self._syncs[key] = found
         return found.decision
 
@@ -204,8 +204,8 @@ class Scaler:
         report: LoadReport | None,
         current: int,
     ) -> bool:
-        """Call `_mark_emptiest`. A cost that cannot be written prevents no scaling, because the
-        costs only decide which replica ends first.
+        """Call `_mark_emptiest`. If a cost cannot be written, scaling continues, because the costs
+        only decide which replica ends first.
         """
         try:
             return await self._mark_emptiest(service, autoscaling, report, current)

@@ -188,7 +188,7 @@ class _Settings(BaseSettings):
 
     @classmethod
     def _texts(cls, variables: Mapping[str, str]) -> dict[str, Any]:
-        """Return a mapping from each field of this class to its text, if it has one.
+        """Return a mapping from each field of this class that `variables` sets to its text.
 
         The names in `variables` must be in lower case.
         """
@@ -392,7 +392,7 @@ class RouterSettings(_ProcessSettings):
     )
     """Longest time in seconds for which a request waits for a replica."""
     heartbeat_seconds: int = Field(10, ge=1, le=3600, description="a whole number from 1 to 3600")
-    """Time in seconds between two comments in a stream that waits for its answer."""
+    """Time in seconds between two comments that a streaming client gets before its answer."""
     policy: Literal["LeastWork", "LeastRequest"] = Field(
         "LeastWork", description="one of LeastWork, LeastRequest"
     )

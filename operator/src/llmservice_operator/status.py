@@ -98,7 +98,8 @@ def build_status(
 ) -> StatusUpdate:
     """Return the service's next status and the Events about its changes.
 
-    `pin` is None only if the pass could not determine it. The status then keeps the earlier pin.
+    The engine pin `pin` is None only if the pass could not determine it. The status then keeps the
+    earlier pin.
     `rewrites` contains a sentence for each child in which an admission webhook rewrites fields.
     `pods` is the digest of the pods that the spec requires; None if they cannot be built.
     """
@@ -410,7 +411,7 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
 def _event(before: Condition | None, after: Condition | None) -> Event | None:
     """Return the Event about a condition whose status or reason has changed.
 
-    Returns None without a change, and for a new optional condition with a normal reason.
+    Returns None if neither has changed, and for a new optional condition with a normal reason.
     """
     if after is None or (
         before is not None and (before.status, before.reason) == (after.status, after.reason)

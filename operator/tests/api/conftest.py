@@ -28,7 +28,7 @@ def api() -> Api:
 @pytest.fixture(scope="session", autouse=True)
 def crd(api: Api) -> None:
     api.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
-    # `kubectl wait` fails at once while the object has no condition, so it is repeated.
+    # `kubectl wait` fails immediately while the object has no condition, so it is repeated.
     eventually(
         lambda: kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
     )
@@ -105,7 +105,7 @@ def name() -> str:
 
 @pytest.fixture
 def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
-    """Make a service account with rules at each call, and return the path of its kubeconfig."""
+    """Make a service account with the given rules at each call; return its kubeconfig's path."""
     cluster_wide: list[str] = []
 
     def make(watched: list[dict[str, Any]], own: list[dict[str, Any]], *, everywhere: bool) -> str:

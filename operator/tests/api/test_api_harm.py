@@ -172,7 +172,7 @@ def test_a_mirrored_image_is_served_and_reported_and_written_once(
         assert "An admission webhook of the cluster rewrites it" in told
         assert hindered.metric("llmservice_apply_total", kind="Deployment", result="changed") <= 1
 
-        # An edit of another field is undone at once, as always.
+        # An edit of another field is undone immediately, as always.
         edit = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}
         api.patch(DEPLOYMENTS, namespace, name, edit)
 

@@ -69,7 +69,7 @@ def test_a_service_deleted_while_the_operator_was_away_stays_deleted(
     def nothing_left() -> bool:
         return not any(api.read(kind, namespace, "deleted") for kind in KINDS)
 
-    # The garbage collector looks for new kinds every 30 s, and ours may be newer.
+    # The garbage collector looks for new kinds every 30 s, and LLMService may be newer.
     eventually(nothing_left)
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as second:
         second.until_leading()

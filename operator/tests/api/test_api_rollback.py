@@ -135,7 +135,7 @@ def test_earlier_pods_return_and_stay_until_the_spec_requires_others(
         until_settled(operator)
         both = pods(api, namespace, name)
 
-        # The next mistake is tried, and undone too.
+        # The next faulty change is rolled out, and then undone too.
         change(api, namespace, name, engine={"image": "registry/bad:2"})
         fail_the_rollout(api, namespace, name, both)
         until_rolled_back(api, namespace, name, both)

@@ -158,7 +158,7 @@ def test_a_node_drain_takes_one_replica_at_a_time_and_finishes(
     first, *others = sorted(before)
     eventually(lambda: evict(api, served, first))
     if others:
-        # Its successor is not ready, so the budget is used up.
+        # The successor of the evicted pod is not ready, so the budget is used up.
         assert not evict(api, served, others[0])
     for pod in others:
 

@@ -1,9 +1,9 @@
 """Holds requests that would be late, and gives each to the first replica that becomes free.
 
-A replica computes prompts in the order of their arrival. If a burst is sent at once, a request that
-is late in any case delays all those behind it, and soon every request is late. While such a request
-is held, the requests that can still be in time pass it. At least one of 32 dispatches is that of a
-held request, so that each held request is sent even during a long overload.
+A replica computes prompts in the order of their arrival. If a whole burst is sent immediately, a
+request that is late in any case delays all those behind it, and soon every request is late. While
+such a request is held, the requests that can still be in time pass it. After 32 other dispatches,
+the first held request is sent next, so that held requests are sent even during a long overload.
 """
 
 from collections import deque
@@ -19,11 +19,11 @@ from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Choice, Pick, Router
 
 FREE_SECONDS: Final = 0.1
-"""A replica counts as free if its work ahead takes at most this time in seconds. With 0, an engine
-would run dry before its next request arrives."""
+"""A replica counts as free if its present work delays a new request by at most this time in
+seconds. With 0, an engine would run dry before its next request arrives."""
 
 HELD_TURN: Final = 32
-"""While requests are held, at least one of this many dispatches is that of the first held one."""
+"""Number of other dispatches after which the first held request is the next one to be sent."""
 
 CANDIDATES: Final = 8
 """Maximum number of held requests that are examined to find one whose best replica is free."""
@@ -53,7 +53,7 @@ class Request(NamedTuple):
 
 @dataclass
 class _Queue:
-    """Held requests of one priority. The key with the least work so far is the next one."""
+    """Held requests of one priority. The key with the least work so far is served next."""
 
     of_key: dict[str, deque[Request]] = field(default_factory=dict)
     given: dict[str, float] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Holding:
     _held: dict[int, Request] = field(default_factory=dict, init=False)
     _bytes: int = field(default=0, init=False)
     _passed: int = field(default=0, init=False)
-    """Number of dispatches since the last one of the first held request."""
+    """Number of consecutive dispatches that passed the first held request."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -152,10 +152,10 @@ class Holding:
     def _next(self, candidates: Sequence[Request], now: float) -> tuple[Request, Choice] | None:
         """Return the held request that is sent now, and its replica.
 
-        This is the first candidate whose best replica is free, because a replica needs less time
-        for a prompt whose prefix it has cached. If there is none, the first candidate is sent to
-        any free replica. After `HELD_TURN` other dispatches, the first candidate is sent to its
-        best replica, even if that one is not free.
+        The first candidate whose best replica is free is sent there, because a replica needs less
+        time for a prompt whose prefix it has cached. If no best replica is free, the first of all
+        candidates is sent to any free replica. After `HELD_TURN` other dispatches, the first of all
+        candidates is sent to its best replica, even if that replica is not free.
         """
         if self._passed >= HELD_TURN:
             choice = self.router.choose(candidates[0].prompt, now)

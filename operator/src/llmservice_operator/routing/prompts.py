@@ -9,7 +9,7 @@ from typing import Any, Final
 from llmservice_operator.routing.prefixes import BLOCK_BYTES
 
 MOST_BYTES: Final = 1 << 20
-"""Bytes of the canonical form that are hashed; a longer prompt is compared by its beginning."""
+"""Maximum number of bytes of the canonical form that are hashed. The rest is not compared."""
 
 PROMPT_FIELDS: Final = (
     "tools",
@@ -30,7 +30,8 @@ share both or neither.
 
 MEDIA_KEYS: Final = frozenset({"url", "image_url", "data", "file_data", "audio_url", "video_url"})
 LEAST_MEDIA_CHARACTERS: Final = 512
-"""A shorter string is kept as it is, for example the URL of an image."""
+"""Minimum length of a string that a digest replaces. A shorter one, such as the URL of an image,
+is kept as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,13 @@ class Prompt:
     media: int = 0
     """Number of images, pieces of audio and videos."""
     adapter: str = ""
-    """Adapter that answers, or the model."""
+    """Name of the adapter that answers, or of the model if no adapter does."""
 
 
 def prompt_of(body: Mapping[str, Any], adapter: str) -> Prompt:
     """Return the prompt in a body that was parsed from JSON.
 
-    `adapter` is the adapter that answers, or the model.
+    `adapter` is the name of the adapter that answers, or of the model if no adapter does.
     Spaces and the order of keys make no difference. Images, audio and video count by their digest.
     A cache salt separates prompts, as it does in vLLM.
     """

@@ -13,7 +13,7 @@ from llmservice_operator.scaling.signals import Counters, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 
 FRESH_SECONDS: Final = 10.0
-"""Age in seconds from which on a report no longer describes the load. A younger report is kept up
+"""Age in seconds at which a report ceases to describe the load. A younger report is kept up
 to date with the requests that this router sends."""
 
 MOST_AMOUNTS: Final = 10_000
@@ -90,9 +90,9 @@ class Replica:
     index: PrefixIndex
     is_draining: bool = False
     is_full: bool = False
-    """Whether it refused a request since its last report."""
+    """Whether the replica refused a request since its last report."""
     adapters: frozenset[str] = frozenset()
-    """Adapters that it has loaded."""
+    """Adapters that the replica has loaded."""
     report: Snapshot | None = None
     """Last report."""
     waiting: dict[int, Dispatch] = field(default_factory=dict)
@@ -107,11 +107,11 @@ class Replica:
     _others: int = 0
     """Number of requests in the last report that came from elsewhere than this router."""
     _others_tokens: float = 0.0
-    """Prompt tokens of those of the `_others` that were queued."""
+    """Prompt tokens of the queued requests among the `_others`."""
     _ended: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_AMOUNTS))
     """For each ended request that a report may still count: when it ended, and when it was sent."""
     _head_since: float = 0.0
-    """Time from which on the progress of the first waiting request is estimated."""
+    """Start of the time over which the progress of the first waiting request is estimated."""
     _waiting_tokens: float = 0.0
     """Sum of `uncached` of all waiting requests."""
     _waiting_kv: float = 0.0
@@ -130,7 +130,7 @@ class Replica:
 
     @property
     def is_open(self) -> bool:
-        """Whether it may get another request."""
+        """Whether the replica may get another request."""
         return not self.is_draining and not self.is_full
 
     @property
@@ -149,7 +149,7 @@ class Replica:
     def hear(self, report: Snapshot) -> Arrived:
         """Learn from a report. Return the prompts that arrived since the last report.
 
-        If the process was started again since then, its cache is empty.
+        If the replica's process has restarted since then, its cache is empty.
         """
         before, arrived = self.report, Arrived(0.0, 0.0)
         if before is not None and before.started == report.started:
@@ -180,7 +180,7 @@ class Replica:
             yield from ((n, each) for n, each in requests.items() if each.sent <= at)
 
     def _correct_waiting(self, report: Snapshot, mine: list[tuple[int, Dispatch]]) -> None:
-        """Fit the expected tokens of requests without a first token to the tokens of a report.
+        """Correct the expected tokens of requests without a first token by means of a report.
 
         The engine computes prompts in the order of their arrival, so its queue contains the newest
         ones. Queued prompts of other routers are assumed to be as long as those of this router.
@@ -269,8 +269,8 @@ class Replica:
 
         `uncached` is the number of its prompt tokens that the replica computes. In each step, the
         engine first serves the sequences that decode, and then computes prompts in the order of
-        their arrival. Requests that wait now decode during half of the time on average. Raises
-        ValueError if the replica has never reported.
+        their arrival. On average, a request that is waiting now will decode during half of the new
+        request's wait. Raises ValueError if the replica has never reported.
         """
         report, model = self.report, self.fit.model
         if report is None:
@@ -322,7 +322,7 @@ def _answers_of(counters: Counters) -> Answers:
     """Return the lengths of the answers that a replica has finished.
 
     The probability that a sequence is running at a random time is proportional to its length. On
-    average, half of a running sequence is generated.
+    average, half of the tokens of a running sequence have been generated.
     """
     lengths = lengths_of(counters.answer_lengths, counters.answer_tokens)
     if lengths is None:

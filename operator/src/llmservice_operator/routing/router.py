@@ -20,9 +20,9 @@ RATE_SECONDS: Final = 30.0
 """Time in seconds over which the utilization is measured."""
 
 DECODE_WEIGHT: Final = 0.3
-"""Weight of the seconds by which an answer delays the other requests of the replica, all together.
-Most of these requests have their first token already, so a second weighs less for them than for a
-request that waits for it."""
+"""Weight of the total seconds by which an answer delays the other requests of the replica. Most of
+these requests have their first token already, so a second weighs less for them than for a request
+that still waits for its first token."""
 
 DEFAULT_TTFT_SECONDS: Final = 2.0
 GUESSED_BYTES_PER_TOKEN: Final = 4.0
@@ -122,9 +122,10 @@ class Router:
         """Return the replica with the least cost for a request, without counting the request.
 
         The cost is the expected seconds until the first token, plus the delay that the request
-        causes to others. If replicas have loaded the prompt's adapter, only these are considered.
-        If none of them has reported recently, the one with the fewest requests is chosen. None if
-        no open replica would begin with the prompt within `most_wait` seconds.
+        causes to others. If open replicas have loaded the prompt's adapter, only these are
+        considered. If no considered replica has reported recently, the one with the fewest requests
+        from this router is chosen. None if no replica is open, or if no considered replica would
+        begin with the prompt within `most_wait` seconds.
         """
         self._latest = max(self._latest, now)
         open_ = {name: each for name, each in self.replicas.items() if each.is_open}

@@ -33,7 +33,7 @@ FRESH_SECONDS = 15.0
 
 
 class Missing(StrEnum):
-    """Reason why there is no demand.
+    """Reason why the demand is unknown.
 
     The caller keeps the number of replicas and reports this reason.
     """

@@ -291,8 +291,8 @@ class _Engine:
         return min(missed, self._breakable(load, itl))
 
     def _breakable(self, load: _Load, itl: float) -> float:
-        """Return the probability of a batch with which a step full of prefill exceeds the ITL
-        limit. At most this share of the requests misses the limit, because a full step is the
+        """Return the probability that the batch is so large that a step full of prefill exceeds the
+        ITL limit. At most this share of the requests misses the limit, because a full step is the
         longest step.
         """
         full = self.model.fixed + self.limits.max_step_tokens * self.model.prefill
@@ -327,8 +327,8 @@ class _Engine:
     def _not_admitted(self, load: _Load, ttft: float) -> float:
         """Return the share of the requests that wait too long for a slot, or for KV tokens.
 
-        A slot becomes free when a running sequence ends, so the wait may be short. Running out of
-        KV tokens preempts a sequence at once.
+        A slot becomes free when a running sequence ends, so the wait may be short. When the KV
+        tokens run out, a sequence is preempted immediately.
         """
         mix, slots = self.mix, self.limits.max_sequences
         blocked = _tail(load.batch_mean, load.batch_variance, slots)

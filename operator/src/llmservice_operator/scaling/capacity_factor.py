@@ -4,18 +4,18 @@ from dataclasses import dataclass, replace
 
 PERIOD_SECONDS = 15.0
 FEWEST_REQUESTS = 20
-"""Minimum number of finished requests in a minute from which a share of misses is computed."""
+"""Minimum number of judged requests in the last minute. With fewer, the factor stays the same."""
 
 FULL = 0.90
-"""Utilization at or above which the model expects misses. They are then no evidence."""
+"""Utilization at or above which the model expects misses. Such misses are no evidence."""
 BUSY = 0.70
 """Utilization above which few misses prove spare capacity."""
 FEW_MISSES = 0.5
 """Share of the expected misses. Fewer misses than this show that the capacity is larger than
 modelled."""
 CLEARLY_MET = 0.4
-"""Share of the allowed misses. While fewer requests miss on busy replicas, a factor
-below 1 rises again."""
+"""Share of the allowed misses. While busy replicas cause fewer misses than this, a factor below 1
+rises again."""
 FEWEST_EXPECTED = 2.0
 """Minimum number of expected misses in a minute. If fewer are expected, their absence does not
 prove spare capacity."""
@@ -46,8 +46,8 @@ class Evidence:
     """Mean effective utilization of the replicas, from 0 (idle) to 1 (full) and above."""
     has_backlog: bool
     memory_seconds: float
-    """Time in seconds after an overload for which the finished requests still include requests that
-    the overload delayed."""
+    """Time in seconds after an overload during which `missed` may still count requests that the
+    overload delayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class CapacityFactor:
     value: float = 1.0
     moved_at: float = -1e18
     overloaded_at: float = -1e18
-    """Time when the replicas were last full or had a backlog. Misses of that time are expected."""
+    """Time when the replicas were last full or had a backlog. Misses at such times are expected."""
 
     def corrected(self, now: float, seen: Evidence) -> "CapacityFactor":
         """Return κ corrected by the evidence of the last minute."""

@@ -13,8 +13,8 @@ NEAR = 0.3
 
 REQUESTS_PER_BUCKET = 4
 PERCENT_PER_BUCKET = 10
-"""Steps in which a cost follows the load, in requests and in percent of the KV cache. Because of
-the steps, costs seldom change."""
+"""Sizes of the steps in which a cost follows the load: a number of requests, and a percentage of
+the KV cache. Because of the steps, costs seldom change."""
 
 
 @dataclass(frozen=True, slots=True)

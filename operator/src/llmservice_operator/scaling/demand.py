@@ -1,7 +1,7 @@
 """The load of a service in percent of one replica: 170 means two replicas at 85 %.
 
-The demand follows arrivals and not only completed work. An overload is therefore visible at once
-and in full, even if too few replicas are ready to serve it.
+The demand follows arrivals and not only completed work. An overload is therefore visible
+immediately and in full, even if too few replicas are ready to serve it.
 """
 
 import math
@@ -49,13 +49,13 @@ class Price:
     are alike."""
 
     def arrived(self, tick: Tick) -> float:
-        """Return the replicas that the arrivals of this span keep busy."""
+        """Return how many replicas the arrivals of this span keep busy."""
         done = tick.done
         prompts = done.prompt_tokens_arrived * self.computed_share * self.prompt_token
         return (prompts + done.arrivals * self.mean_answer * self.answer_token) / tick.seconds
 
     def served(self, tick: Tick) -> float:
-        """Return the replicas that the work done in this span kept busy."""
+        """Return how many replicas the work done in this span kept busy."""
         prompts = tick.done.prompt_tokens_computed * self.prompt_token
         return (prompts + tick.done.generated_tokens * self.answer_token) / tick.seconds
 
@@ -93,7 +93,7 @@ def demand(
 
 
 def load_of(ledger: Ledger, price: Price) -> float:
-    """Return the replicas that the load of the last minute, or of a shorter burst, keeps busy."""
+    """Return how many replicas the load of the last minute, or of a shorter burst, keeps busy."""
     minute = ledger.last(STEADY_SECONDS)
     if minute.seconds <= 0:
         return 0.0

@@ -22,8 +22,8 @@ def sync(before: Sync | None, spec: HpaSpec, current: int, total: float | None, 
     """Return a new decision if a sync is due, and the last decision otherwise.
 
     A `total` of None means that the metric is unknown. The decision then keeps the number of
-    replicas, limited to the range from `min_replicas` to `max_replicas`. A number of 0
-    stays 0.
+    replicas, limited to the range from `min_replicas` to `max_replicas`. If the
+    number is 0, it stays 0.
     """
     if before is not None and now - before.at < SYNC_SECONDS:
         return before

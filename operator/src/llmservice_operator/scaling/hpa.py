@@ -104,7 +104,7 @@ class Decision:
 def replicas_for(total: float, spec: HpaSpec, current: int) -> int:
     """Return the number of replicas that brings the average of `total` to the target.
 
-    Within the tolerance, it is `current`.
+    If the present average is within the tolerance, the result is `current`.
     """
     target, rules = spec.target, spec.behavior
     if current > 0:

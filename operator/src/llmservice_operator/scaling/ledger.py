@@ -36,8 +36,8 @@ class Ledger:
     def spread(self, spans: Iterable[Tick]) -> "Ledger":
         """Return the ledger with the work of longer spans distributed over its ticks.
 
-        The newest tick also gets the part of a span after the end of the tick. The part before the
-        first tick is left out.
+        The newest tick also gets the part of a span that follows this tick. The part that precedes
+        the first tick is left out.
         """
         ticks = list(self.ticks)
         for span in spans:

@@ -10,7 +10,7 @@ from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.scaling.sums import Sums
 
 STEP_TERMS = 5
-"""An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
+"""Number of terms of an engine step: (1, prefill tokens, sequences, KV tokens read, seconds)."""
 
 STEP_MOMENTS = STEP_TERMS * (STEP_TERMS + 1) // 2
 
@@ -148,7 +148,7 @@ class Snapshot:
     have begun. None if the server does not report them."""
 
     def since(self, before: "Snapshot") -> Counters:
-        """Return the counters after `before`."""
+        """Return the amounts counted after `before`, an earlier report of the same model server."""
         if self.started != before.started:
             return self.counters
         return self.counters.since(before.counters)

@@ -16,7 +16,7 @@ FORGETTING_PER_SECOND = 0.999
 """The weight of old steps halves in 11.5 minutes of traffic."""
 
 WARM_UP_SECONDS = 60.0
-"""Time in seconds for which the steps of a replica that became Ready are ignored, because
+"""Time in seconds after a replica became Ready during which its steps are ignored, because
 compilation and cold caches slow them."""
 
 STEP_NOISE = 0.1

@@ -16,7 +16,7 @@ class Sums:
 
     @classmethod
     def of(cls, other: "Sums") -> Self:
-        """Return the amounts of `other` in the fields of both classes, and zero in the rest."""
+        """Return the amounts of `other` in the fields that both classes have; the rest is zero."""
         shared = (name for name in cls.__match_args__ if name in other.__match_args__)
         return cls(**{name: getattr(other, name) for name in shared})
 

@@ -33,8 +33,8 @@ class Increment:
     """
     total: Counters = field(default_factory=Counters)
     learnable: Counters = field(default_factory=Counters)
-    """Counters of the warm replicas from which the step model learns. Once a replica with the
-    present engine exists, replicas with an earlier engine are left out."""
+    """Counters from which the step model learns: those of the warm replicas. Once a replica with
+    the present engine exists, replicas with an earlier engine are left out."""
     has_answer: bool = False
     """Whether any replica answered."""
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 STUCK_SECONDS = 120.0
 """Age in seconds above which a pass counts as stuck. Passes are cancelled after 60 s. A pass of
-this age has ignored its cancellation, and only a restart helps. For the metrics server, it is the
-longest time since the end of the last round."""
+this age has ignored its cancellation, and only a restart helps. For the metrics server, the
+limit applies to the time since the end of the last round."""
 
 
 class Health:

@@ -14,7 +14,7 @@ class RenderedMetrics(Protocol):
 
 
 class Probed(Protocol):
-    """The reasons why a process is not alive, not ready or hindered. Empty lists are good."""
+    """The reasons why a process is not alive, not ready or hindered; empty lists if it has none."""
 
     def why_not_alive(self) -> list[str]: ...
 

@@ -36,12 +36,12 @@ REVISION_LABEL: Final = "pod-template-hash"
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
 _LABEL_LENGTH: Final = 63
-"""Maximum length of a label's value, and so of a revision. Any client may have written a longer
-name of a ReplicaSet."""
+"""Maximum length of a label's value, and so of a revision. Any client may have written a condition
+with a longer name of a ReplicaSet."""
 _NO_REPLICA_SET: Final = "ReplicaSetCreateError"
 """Reason of the condition Progressing while the API server refuses a new ReplicaSet."""
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
-"""Reasons of the condition Progressing with which the condition's message names no ReplicaSet."""
+"""Reasons of the condition Progressing whose messages name no ReplicaSet."""
 
 
 class _Deployment:
@@ -138,7 +138,7 @@ def _spec_without_template(service: LLMService, count: ReplicaCount) -> dict[str
 def _progress_deadline(service: LLMService) -> int:
     """Return the seconds after which a rollout without progress is stuck.
 
-    By default, the time is longer than the start of a pod may take.
+    The default is the sum of the limits for pulling the image and for starting the server.
     """
     chosen = service.spec.rollout_strategy.progress_deadline_seconds
     return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS
@@ -178,12 +178,12 @@ def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
 
 
 def _present_revision(live: Manifest) -> str | None:
-    """Return the revision of the present template. It is a part of the name of the ReplicaSet,
-    which the message of the condition Progressing contains.
+    """Return the revision of the present template. The message of the condition Progressing names
+    the ReplicaSet, and the ReplicaSet's name contains the revision.
 
-    The controller never writes the number of updated replicas before that name. The result is an
-    empty text while the Deployment is paused, because the condition then has another message. The
-    result is None if the message names no ReplicaSet.
+    The controller writes that message before the number of updated replicas, or together with it.
+    The result is an empty text while the Deployment is paused or was just resumed, because the
+    condition then has another message. The result is None if any other message names no ReplicaSet.
     """
     progressing = condition(live, "Progressing")
     if progressing.get("reason") in _PAUSED:

@@ -137,7 +137,7 @@ def observe_service(
 
 
 def _in_commands(service: LLMService, problem: Problem | None) -> Problem | None:
-    """Return the problem with the name of the service in the commands of its message."""
+    """Return the problem, with the service's name inserted into the commands of its message."""
     if problem is None:
         return None
     return Problem(problem.reason, in_commands(service.name, problem.message))

@@ -54,6 +54,6 @@ def pin_of_annotations(live: Manifest, image: str) -> EnginePin | None:
     try:
         EngineStatus.model_validate(asdict(pin))
     except ValidationError:
-        # Any client may have written the annotations. The status can hold no such pin.
+        # Any client may have written the annotations, and the status accepts only valid pins.
         return None
     return pin

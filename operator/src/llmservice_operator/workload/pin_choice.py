@@ -1,8 +1,8 @@
 """Decides once which engine a service runs.
 
-An upgrade of the operator brings new default images. Using them at once would restart every GPU pod
-of the cluster. So a service keeps its first image until its own spec requests another. A default
-image with which no replica has been ready is not kept, because it may not exist.
+An upgrade of the operator brings new default images. Using them immediately would restart every GPU
+pod of the cluster. So a service keeps its first image until its own spec requests another. A
+default image with which no replica has been ready is not kept, because it may not exist.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def _loading(restarts: int, told: ReplicaLoad | None) -> Problem:
     again = f" The container was restarted {restarts} time(s)." if restarts else ""
     if told is not None and told.phase in _DOWNLOADING and told.total_bytes:
         total = told.total_bytes
-        # The reported size grows in steps, because every new message is a write of the status.
+        # The reported size grows in steps, because every new message costs a write of the status.
         percent = 100 * (told.downloaded_bytes or 0) // total
         percent -= percent % _DOWNLOAD_STEP_PERCENT
         done = f"{_size(total * percent // 100)} of {_size(total)} ({percent} %)"
@@ -280,8 +280,8 @@ def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Pr
     probe = _startup_probe(pod)
     period = probe.get("periodSeconds", 0)
     budget = period * probe.get("failureThreshold", 0)
-    # The first probe is sent within the first period, so the last probe may be up to one period
-    # early.
+    # The first probe is sent within the first period, so the last probe may come up to one
+    # period before the budget ends.
     if budget and _seconds(ended) >= budget - period and not _was_ready_since(pod, ended):
         return with_hint(
             Reason.STARTUP_TIMEOUT,

@@ -19,14 +19,14 @@ from llmservice_operator.workload.placement import build_placement, build_pod_me
 from llmservice_operator.workload.replica import server_of
 
 TERMINATION_MARGIN_SECONDS: Final = 15
-"""Seconds that a drained server has to free its GPUs and exit before it is killed."""
+"""Seconds after the drain in which a server can free its GPUs and exit before it is killed."""
 
 STARTUP_PROBE_PERIOD_SECONDS: Final = 5
 """Maximum delay, in seconds, until the kubelet notices a loaded model. Each probe is one cheap
 request."""
 
 FAILED_PROBE_GRACE_SECONDS: Final = 30
-"""Seconds that a server has to exit after the kubelet stops it for a failed probe. Such a server
+"""Seconds after which a server that the kubelet stops for a failed probe is killed. Such a server
 completes no more answers. The pod's grace period, which allows for a drain, would only delay the
 restart. The server needs a few seconds to write its reason and free its GPUs."""
 

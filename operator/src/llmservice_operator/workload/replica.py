@@ -83,7 +83,7 @@ class Replica:
 
     @property
     def not_ready_since(self) -> datetime | None:
-        """Earliest time since which one of the pods is not Ready.
+        """Earliest of the times since which the unready pods are not Ready.
 
         For each pod, this is the last change of its Ready condition, or its creation if it has no
         such condition. None if all existing pods are Ready.

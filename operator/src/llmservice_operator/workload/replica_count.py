@@ -1,6 +1,6 @@
 """The number of replicas in the workload's manifest, and whether the operator sets it.
 
-While autoscaling is on, our manifest does not contain the number, because sending one would undo
+While autoscaling is on, our manifest does not contain the number, because sending it would undo
 the changes of the autoscaler. Omitting the number must not reset it either. Server-side apply
 removes a field that no manager sends any more, and the API server then sets 1. So before the first
 manifest without the number, a second field manager of the operator takes the field over

@@ -25,8 +25,8 @@ from llmservice_operator.workload.registry import workload_of
 
 PATIENCE_SECONDS: Final = 30.0
 """Time in seconds that a replica with a problem may be unready before the rollout counts as failed.
-The value is an estimate. By then, a Secret that is applied after the service has usually been
-created, and a failed image pull has been retried."""
+The value is an estimate. By then, a Secret that a user applies shortly after the service usually
+exists, and a failed image pull has been retried."""
 
 _LAST_RANK: Final = Rank.IMAGE
 """Highest rank of a problem that a change of the pods may have caused. Higher ranks mean that the
@@ -102,7 +102,7 @@ def digest_of(service: LLMService, spec: Mapping[str, Any]) -> str:
 
 
 def read_restored(service: LLMService, live: Manifest, kept: Manifest | None) -> Restored | None:
-    """Return the pods that `kept`, the object of an earlier revision, records.
+    """Return the pods recorded in `kept`, the object of an earlier revision.
 
     None if there is no such object, if it does not belong to the live workload, or if it records no
     engine pin.

@@ -23,7 +23,8 @@ PATIENCE_SECONDS: Final = 120.0
 """Time in seconds that a pod may take to start before its Events are read. Without an image to
 pull, a start takes some seconds."""
 LOST_SECONDS: Final = 300.0
-"""Time in seconds within which a scheduler has to look at a pod, and a node to acknowledge it."""
+"""Time in seconds after which a pod has a problem if no scheduler has looked at it, or if its node
+has not acknowledged it."""
 LOOK_AGAIN_SECONDS: Final = 60.0
 
 _NOT_YET: Final = ("ContainerCreating", "PodInitializing", None)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable
 
 
 class RetryRate:
-    """Limits callers to a rate after a burst. It refuses no caller, but returns a time to wait.
+    """Limits the rate of callers after a burst. It refuses no caller, but returns a time to wait.
 
     A caller waits only behind the callers of its own group. If many keys of one group fail, the
-    first failure in another group is still retried almost at once.
+    first failure in another group is still retried almost immediately.
     """
 
     def __init__(

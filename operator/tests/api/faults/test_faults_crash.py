@@ -54,7 +54,7 @@ class Scene:
     def begin(self, operator: OperatorProcess, flow: Flow) -> None:
         """Do the step before the change, and make the service's pods ready."""
         flow.before(self.api, self.namespace)
-        # On a busy machine, a second may pass between two writes of one pass.
+        # On a busy machine, two writes of one pass may be a second apart.
         eventually(lambda: is_observed(self.api, self.namespace))
         self.served = serve(self.api, self.namespace)
         until_settled(operator)

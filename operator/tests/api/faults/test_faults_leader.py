@@ -1,5 +1,5 @@
-"""Tests that two replicas never write at once, even if the leader ends, hangs, is cut off or loses
-its Lease.
+"""Tests that two replicas never write at the same time, even if the leader ends, hangs, is cut off
+or loses its Lease.
 """
 
 import signal
@@ -121,7 +121,8 @@ def agent_of(leader: Replica) -> str:
 def check_one_at_a_time(writes: list[Seen], overlaps: dict[str, float]) -> None:
     """Check that no replica writes after another replica has begun to write.
 
-    `overlaps` maps a replica's user agent to the time in seconds that the replica may keep writing.
+    `overlaps` maps a replica's user agent to the time in seconds that the replica may keep writing
+    after its successor has begun.
     """
     first: dict[str, float] = {}
     for each in writes:

@@ -13,7 +13,8 @@ SERVICES = 300 if IS_LONG else 10
 REPEATS = 5
 LONGEST_LAG = "0.25" if IS_LONG else "10.0"
 """Upper bound of a bucket of the histogram, in seconds. In the short form, concurrent tests take
-the CPU from the operator for some seconds. Only waiting for another process takes longer."""
+the CPU from the operator for some seconds, so only longer blockages are found, such as a wait for
+another process."""
 LAG = "llmservice_event_loop_lag_seconds"
 
 

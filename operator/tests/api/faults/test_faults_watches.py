@@ -1,4 +1,4 @@
-"""Tests watches that lose, repeat or reorder events, and watches that end at once."""
+"""Tests watches that lose, repeat or reorder events, and watches that end immediately."""
 
 import random
 import time

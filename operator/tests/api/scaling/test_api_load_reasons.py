@@ -33,7 +33,7 @@ class World:
 
     @property
     def owner(self) -> str:
-        """Owner of the API external.metrics.k8s.io."""
+        """Namespace and name of the Service object to which external.metrics.k8s.io belongs."""
         return f"{self.namespace}/somebody-else"
 
     def create(self, name: str, *, on: str = "cpu", **autoscaling: Any) -> None:

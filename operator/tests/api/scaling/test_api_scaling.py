@@ -140,7 +140,7 @@ def test_the_operator_itself_scales_while_the_metrics_api_has_another_owner(
     }
     assert api.get(DEPLOYMENTS, namespace, name)["spec"]["template"] == template
 
-    # An unknown load is never zero.
+    # An unknown load never counts as zero.
     source.be_silent(namespace, name)
     until_reason(api, namespace, name, "MetricsAvailable", "MetricsMissing")
     until_settled(operator)
