@@ -36,8 +36,8 @@ FORGET_AFTER_SECONDS: Final = 60.0
 """A contest with another client over a field is over when this many seconds, plus twice the last
 pause, have passed without a write."""
 WRITE_BURST: Final = 200
-"""Number of writes of one object before the rate limit applies. An object has fewer fields, so all
-of them may be restored once."""
+"""Number of writes of one object before the rate limit applies. An object has fewer than 200
+fields, so every field may be restored once."""
 WRITES_PER_SECOND: Final = 0.45
 """Maximum rate of the writes of one object after the burst, in writes per second. A workload counts
 as two objects, because its number of replicas is written separately."""
@@ -45,8 +45,8 @@ WHOLE_OBJECT: Final = Difference(("f:metadata",), None, None)
 """Difference of an object that must be created or deleted."""
 
 Name = tuple[Hashable, Hashable]
-"""Identity of a written object: the identity of its service, and that of the object within the
-service."""
+"""Identity of a written object: the identity of its service, and the identity of the object within
+the service."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Record:
 
     def seconds_left(self, paths: Iterable[str], now: float) -> float:
         """Return the seconds until an object that differs in these fields may be written."""
-        # A field that differs for the first time is restored at once, even if others are contested.
+        # A field that differs for the first time has no pause, even if others are contested.
         return min((self._left(path, now) for path in paths), default=0.0)
 
     def fill(self, now: float) -> None:
@@ -113,7 +113,7 @@ class Pause:
     seconds: float
     """Time in seconds until the object is written again, if it still differs then."""
     is_rewritten: bool
-    """Whether the response to the last write already differed in the same way."""
+    """Whether the response to the last write already contained the differing values."""
 
 
 class ConvergenceGuard:

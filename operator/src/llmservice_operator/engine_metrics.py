@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
 """Longest time in seconds that one request may take. A management port responds in milliseconds. A
-round waits for its slowest scrape, and a scrape sends up to two requests."""
+round over all pods waits for its slowest scrape, and a scrape sends up to two requests."""
 CONNECTIONS = 100
 LONGEST_ANSWER = 64 * 1024
 """Longest response body that is read, in bytes. A pod may run any program, and its response must
@@ -165,7 +165,7 @@ class EngineAnswer:
     elapsed_seconds: float
     snapshot: Snapshot
     is_draining: bool = False
-    """Whether the server refuses new requests now or soon."""
+    """Whether the server refuses new requests now, or will soon refuse them."""
     replica: ReplicaIdentity | None = None
     """Identity of the server; None if an older server does not report it."""
     latencies: Latencies | None = None

@@ -37,7 +37,7 @@ class LeaderSettings:
     """Durations of the election, in seconds. They are the defaults of Kubernetes' own components.
 
     The holder gives up the Lease after 10 s without a renewal. Another process may take the Lease
-    only after 15 s.
+    only when it has not changed for 15 s.
     """
 
     lease_seconds: int = 15
@@ -49,7 +49,7 @@ class LeaderSettings:
 
 
 def exit_process() -> None:
-    """Exit the process at once. Writes during a cleanup could conflict with the next leader."""
+    """Exit without a cleanup, because its writes could conflict with the next leader."""
     os._exit(1)
 
 
@@ -101,8 +101,8 @@ class Leader:
     async def run(self) -> None:
         """Wait for the Lease, then renew it until it is lost. Then call `on_lost` and return.
 
-        The Lease is lost at once if it was deleted or names another holder, because another process
-        may already be the leader.
+        A Lease that was deleted or that names another holder is lost immediately, because another
+        process may already be the leader.
         """
         logger.info("waiting for the lease as %s", self._identity)
         while not await self._attempt(self._acquire):
@@ -201,7 +201,7 @@ class Leader:
         return self._hold(await self._prolong(lease), asked_at)
 
     async def _prolong(self, lease: dict[str, Any]) -> dict[str, Any]:
-        # Any client may have changed the duration, and standbys wait for it after a crash.
+        # Any client may have changed the duration for which standbys wait after a crash.
         spec = {
             **lease["spec"],
             "leaseDurationSeconds": self._settings.lease_seconds,

@@ -81,7 +81,7 @@ class LoadReportClient:
         return report
 
     async def run(self) -> None:
-        """Poll until cancelled; return at once without a metrics server."""
+        """Poll until cancelled. Without a metrics server, return immediately."""
         if not self._url:
             return
         async with aiohttp.ClientSession(timeout=self._timeout) as session:

@@ -45,7 +45,7 @@ DECISIONS_KEPT: Final = 10
 _BEFORE_THE_LOAD: Final = frozenset(
     {Missing.STARTING, Missing.NO_READY_REPLICA, Missing.NO_TRAFFIC_YET}
 )
-"""Reasons for an unknown demand that are not problems."""
+"""Reasons for an unknown demand that do not indicate a problem."""
 
 COLD_STARTS_TO_WAIT: Final = 3
 """Multiple of the cold start time after which a replica that is not ready counts as missing

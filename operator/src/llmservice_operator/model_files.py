@@ -69,7 +69,7 @@ def read_repository(
     hub = HfApi(endpoint=endpoint, token=token or False)
     at = f" at revision {revision}" if revision else ""
     try:
-        # This call fails at once if the hub is unreachable. The download would retry for a long
+        # This call fails immediately if the hub is unreachable. The download would retry for a long
         # time.
         hub.model_info(repository, revision=revision, timeout=TIMEOUT_SECONDS)
         with tempfile.TemporaryDirectory() as folder:

@@ -53,8 +53,9 @@ CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
 ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
 ENGINE_ASSUMED_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-assumed-version"
-"""Together, these three annotations record the engine pin. They are on the workload, never on its
-pod template, because recording the pin must not replace a pod."""
+"""With the workload's image, this annotation and the two above record the engine pin: the image and
+version that a service stays on. They are on the workload, never on its pod template, because
+recording the pin must not replace a pod."""
 
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
 """Annotation on the workload with the number of replicas to keep: the number at the time when
@@ -83,18 +84,19 @@ SERVER_COMMAND: Final = "llmservice-server"
 
 RETRY_HEADER: Final = "x-llm-retry"
 OTHER_REPLICA: Final = "other-replica"
-"""Header and value that a replica adds to a response 503 if another replica may serve the
-request."""
+"""Value of RETRY_HEADER. A replica adds the header to a response 503 if another replica may serve
+the request."""
 
 HELD_HEADER: Final = "x-llm-router-held-ms"
 """Header with the time in milliseconds for which a router held a request."""
 
 ATTEMPT_HEADER: Final = "x-llm-router-attempt"
-"""Header with the number of a router's attempt at a request, from 1. A router sets it only if it
-sends the request to another replica after a refusal of attempt 1."""
+"""Header with the number of a router's attempt at a request, from 1. A router sets it only if
+another replica gets the request after a refusal of attempt 1."""
 
 IDENTITY_PATH: Final = "/identity"
-"""Path of the management port that answers Envoy's health check with NAMESPACE/SERVICE."""
+"""Path on the management port at which a replica answers Envoy's health check with its
+NAMESPACE/SERVICE."""
 
 API_PORT_NAME: Final = "api"
 API_PORT: Final = 8000
@@ -200,7 +202,7 @@ def cache_claim(service: LLMService) -> str:
 
 
 def router(service: LLMService) -> str:
-    """Return the name of the router's Deployment, and of the other objects about its pods."""
+    """Return the name of the router's Deployment, and of the other objects for its pods."""
     return _with_suffix(service.name, "-router")
 
 

@@ -34,8 +34,8 @@ class Outcome:
     """Sentences about fields that an admission webhook rewrites. The service runs with the
     rewritten fields."""
     look_again_seconds: float | None = None
-    """Time in seconds until the first child whose writes are paused may be written; None if no
-    writes are paused."""
+    """Time in seconds until the first of the children with paused writes may be written again; None
+    if no writes are paused."""
 
     @property
     def refused_requests(self) -> int:

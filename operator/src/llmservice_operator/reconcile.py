@@ -152,7 +152,7 @@ class Reconciler:
         if live is not None and is_rolled_back(service):
             restored, unread = await self._read_restored(service, live)
             if restored is None and unread is None:
-                # No object contains the earlier pods any more, so the pods follow the spec.
+                # The pods of the rollback are stored nowhere any more, so the pods follow the spec.
                 service = without_rollback(service)
         is_watched = (
             service.spec.autoscaling is not None
@@ -243,7 +243,7 @@ class Reconciler:
         if outcome.wrote or written.is_changed:
             # The response to a write also contains changes that other clients made after the last
             # event. The cache has stored the response, so the events of these changes start no
-            # pass. Another pass is therefore due at once.
+            # pass. Another pass is therefore due now.
             return 0.0
         waits = (
             update.requeue_after_seconds,
@@ -304,7 +304,7 @@ class Reconciler:
         return read_restored(service, live, kept), None
 
     async def _tell(self, body: Manifest, error: Exception) -> None:
-        """Report an error that ended a pass early in the status."""
+        """Report in the status an error that ended a pass early."""
         update = build_status_of_failure(body, failure_of(error), self._now())
         try:
             await self._report(body, update)

@@ -55,7 +55,7 @@ _BY_CLASS: Final[tuple[tuple[type[Exception], Reason], ...]] = (
     (ClusterError, Reason.CLUSTER_ERROR),
 )
 _QUOTED_LIMIT: Final = 1000
-"""Maximum length in characters of the text of each refusal, in a message about several."""
+"""Maximum length, in characters, of each refusal's text in a message about several refusals."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def failure_of(error: Exception) -> Failure:
 def failure_of_all(refusals: Sequence[Refusal]) -> Failure | None:
     """Return the failure that the status reports for all refusals of a pass; None without one.
 
-    The reason is that of the first refusal. The message quotes the refusals, up to the limit of its
-    length, and ends with their hints.
+    The reason is that of the first refusal. The message quotes as much of the refusals as its
+    maximum length allows, and ends with their hints.
     """
     if not refusals:
         return None

@@ -1,7 +1,7 @@
 """Limits how many routers replace their pods at a time.
 
 A new version of the operator changes the pods of all routers. Without a limit, an error in the new
-router would reach every service at once.
+router would reach every service at the same time.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Locates the model cache that the replicas share.
 
-Services share only weights. Python modules of a model and compiled kernels are code. They are
-stored in the cache of each pod. Kernels may also be stored on the claim, in a separate folder for
-each service.
+Services share only weights. Python modules of a model and compiled kernels are code, so each pod
+has its own cache for them. The spec may move the kernels to the claim of the shared cache, in a
+separate folder for each service.
 """
 
 from __future__ import annotations

@@ -25,13 +25,13 @@ JSON_FLAGS: Final[Mapping[str, str]] = {
     "--pooler-config": _NOTHING,
     "--reasoning-config": _NOTHING,
 }
-"""Flags whose value is a JSON object, each with the pattern of the keys that it refuses in addition
-to `_REFUSED_KEYS`."""
+"""Flags whose value is a JSON object, each with the pattern of the keys that are refused in
+addition to `_REFUSED_KEYS`."""
 
 _REFUSED_KEYS: Final = (
     "_.*|auto_map|trust_remote_code|code_revision|(.*_)?(cls|dir|file|folder|path|plugin|root)s?"
 )
-"""Pattern of the keys that name code or files. It also refuses such keys of future versions."""
+"""Pattern of the keys that name code or files. It also matches such keys of future versions."""
 _SAFE: Final = {("backend", "eager"), ("backend", "inductor")}
 """Members (key and value) that are accepted. Other values of the same keys can name code."""
 _GONE: Final[Mapping[tuple[str, object], str]] = {

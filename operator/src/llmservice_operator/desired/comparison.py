@@ -2,7 +2,7 @@
 differences.
 
 Server-side apply records in metadata.managedFields which fields each manager owns, down to the item
-of a list. A comparison along that record finds two kinds of fields: those that the operator sends
+of a list. With that record, a comparison finds two kinds of fields: those that the operator sends
 with a value other than the live one, and those that the operator has sent earlier but does not send
 now. So a converged pass writes nothing, a removed field is noticed, and no hash annotation is
 needed. Fields that the API server or other clients added are not compared.
@@ -38,7 +38,7 @@ LONGEST_CACHED_KEY: Final = 200
 """Maximum length of a cached key in characters."""
 
 _PLAIN: Final = frozenset({str, int, bool})
-"""Types of which two equal values are also equal for the API server, in every field."""
+"""Types whose values are equal for the API server, in every field, if they are equal in Python."""
 
 ABSENT: Final = None
 """Value of a missing field. The API server stores no null in a field that the operator sends."""
@@ -152,7 +152,7 @@ def _field_differences(
         if key in owned and field in live:
             found = live[field]
             if type(value) is type(found) in _PLAIN and value == found and owned[key] == {}:
-                continue  # most fields end here, without the cost of the other cases
+                continue  # most fields are equal, and need no further comparison
             yield from _differences(
                 (*keys, key),
                 owned[key],

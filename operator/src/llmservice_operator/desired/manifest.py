@@ -61,7 +61,7 @@ def is_left_to(live: Manifest, service: LLMService) -> bool:
 
     In this case, a service of this name was deleted with `--cascade=orphan`, or a client removed
     the owner reference. The service adopts the object and applies its own manifest to it. An
-    adopted workload keeps its image and, if the spec sets no number of replicas, also this number.
+    adopted workload keeps its image. It also keeps its number of replicas if the spec sets none.
     """
     labels = live.get("metadata", {}).get("labels") or {}
     ours = {names.MANAGED_BY_LABEL: names.FIELD_MANAGER, **names.selector(service)}

@@ -26,7 +26,7 @@ from llmservice_operator.settings import OperatorSettings
 
 SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
 WORTH_A_NEW_WINDOW: Final = 0.1
-"""Fraction by which a new scale-down window must differ from the present one. A window also stays
+"""Fraction by which a new scale-down window must differ from the present one. A window is also kept
 for at least SHORTEST_WINDOW_PERIOD_SECONDS. Both limits keep the number of writes low."""
 
 
@@ -38,8 +38,8 @@ class ProviderPlan:
     hindrance: Reason | None = None
     """Reason why no provider can change the replicas."""
     note: str = ""
-    """Sentence about the choice of the provider, such as the owner of the metrics API and the
-    provider that scales instead; may be empty."""
+    """Sentence about the choice of the provider, which names, for example, the owner of the metrics
+    API and the provider that scales instead; may be empty."""
     left_over: str = ""
     """Message about a ScaledObject that still scales this service and that the operator may not
     delete; empty if there is none."""

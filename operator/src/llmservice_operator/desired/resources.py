@@ -32,7 +32,8 @@ def build_resources(service: LLMService) -> dict[str, Any]:
         devices[accelerator.gpu_resource] = str(service.spec.gpus)
     requests = _amounts(service.spec.resources.requests)
     limits = _amounts(service.spec.resources.limits)
-    # Without a request, Kubernetes uses the limit. A default request could exceed the limit.
+    # Without a request, Kubernetes uses the limit as the request. A default request could exceed
+    # the limit.
     defaults = {
         name: amount for name, amount in _default_requests(service).items() if name not in limits
     }

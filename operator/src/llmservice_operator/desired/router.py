@@ -1,8 +1,8 @@
 """Decides whether a service has a router, and whether clients reach it or the replicas directly.
 
-A switch has phases, because connections that were opened before it continue for some time. The
-status records the phase and its start, so the decision survives a restart of the operator. If the
-record is lost, the phase starts again.
+A switch between the two has phases, because connections that were opened before the switch continue
+for some time. The status records the phase and its start, so the decision survives a restart of the
+operator. If the record is lost, the phase starts again.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _stop(
     if recorded is not None and recorded.phase is RouterPhase.STOPPING:
         since = datetime.fromisoformat(recorded.since)
     age = (now - since).total_seconds()
-    # Until every node lets all clients reach the replicas, ready router pods take their requests.
+    # Until every node lets all clients reach the replicas, ready router pods take all requests.
     until_moved = POLICY_SECONDS if ready_router_pods(live) else 0.0
     # Until every node knows the new selector, the router pods still get new connections.
     until_ended = until_moved + SELECTOR_SECONDS
@@ -159,7 +159,7 @@ def router_grace_seconds(service: LLMService) -> int:
 
 
 def _longest_request_seconds(service: LLMService) -> int:
-    """Return the seconds after which the requests that are open now have ended."""
+    """Return the seconds after which all requests that are open now have ended."""
     return request_timeout_seconds(service.spec) or UNLIMITED_REQUEST_SECONDS
 
 

@@ -28,8 +28,8 @@ GUESSED_KV_BYTES_PER_TOKEN: Final = 131072.0
 
 _PARAMETERS: Final = re.compile("(?<![A-Za-z0-9.])([0-9]+(?:[.][0-9]+)?)[bB](?![A-Za-z0-9])")
 _ACTIVE_PARAMETERS: Final = re.compile("-[aA][0-9]+[bB](?![A-Za-z0-9])")
-"""Pattern in the name of a mixture of experts. The steps of such a model take less time than the
-model's size suggests."""
+"""Pattern of the number of active parameters in the name of a mixture of experts. The steps of such
+a model take less time than the model's size suggests."""
 
 _BYTES: Final = {"fp8": 1.0, "awq": 0.5, "awq_marlin": 0.5, "gptq": 0.5, "gptq_marlin": 0.5}
 _FULL_PRECISION_BYTES, _HALF_PRECISION_BYTES = 4.0, 2.0

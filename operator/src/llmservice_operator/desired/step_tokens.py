@@ -16,7 +16,7 @@ from llmservice_operator.scaling.hardware import is_known
 from llmservice_operator.scaling.step_model import StepModel
 
 STEP: Final = 64
-"""Number of tokens. The size of a step is rounded down to a multiple of it."""
+"""The size of a step, in tokens, is rounded down to a multiple of this number."""
 SMALLEST, LARGEST = 256, 8192
 """Bounds of a step in tokens. With fewer tokens, the GPU is not fully used. The upper bound is the
 engine's default on a large GPU, such as an H100."""
@@ -26,7 +26,7 @@ def largest_step(model: StepModel, itl_milliseconds: float) -> int | None:
     """Return the number of tokens of the longest step within the ITL, at least SMALLEST and at most
     LARGEST.
 
-    Returns None if an empty step exceeds the ITL, and if the duration of a step does not depend on
+    Returns None if an empty step exceeds the ITL, or if the duration of a step does not depend on
     its prompt tokens.
     """
     seconds = itl_milliseconds / 1000 - model.fixed

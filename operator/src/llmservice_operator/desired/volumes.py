@@ -91,7 +91,7 @@ def _processor_cache_gibibytes(service: LLMService) -> int:
     try:
         size = float(flags.get(_PROCESSOR_CACHE_SIZE, PROCESSOR_CACHE_GIBIBYTES))
     except ValueError:
-        return 0  # the engine refuses it
+        return 0  # the engine refuses the value
     if not 0 <= size <= _LARGEST_PROCESSOR_CACHE_GIBIBYTES:
         return 0
     split = service.spec.engine.parallelism

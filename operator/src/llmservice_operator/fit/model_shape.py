@@ -35,8 +35,8 @@ _OTHER_STATE: Final = {
 field."""
 
 _ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
-"""Mapping from a model type to a distance in layers: from one layer that keeps the whole context to
-the next. It is used if config.json has no layer_types."""
+"""Mapping from a model type to the number of layers from one layer that keeps the whole context to
+the next such layer. It is used if config.json has no layer_types."""
 
 _SCALED_LENGTHS: Final = frozenset({"linear", "dynamic", "yarn"})
 """Kinds of RoPE scaling that multiply the context length in config.json."""
@@ -51,7 +51,7 @@ class ModelShape:
     """Sizes of a model. They are for the whole model, and do not depend on the number of GPUs."""
 
     windows: tuple[int | None, ...]
-    """Tokens that each layer attends to; None for the whole context."""
+    """Number of tokens that each layer attends to; None for the whole context."""
     attention_heads: int
     kv_heads: int
     head_size: int

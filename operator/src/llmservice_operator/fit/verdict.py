@@ -21,8 +21,8 @@ UTILIZATION_PERCENT: Final = 92
 0.33, config/cache.py."""
 LARGE_GPU_BYTES: Final = 70 * GIB
 """Least memory of a GPU, in bytes, for which the plan assumes larger steps by default. Simplified
-from vLLM 0.32, engine/arg_utils.py, which excludes the A100 and computes still larger steps from
-160 GiB."""
+from vLLM 0.32, engine/arg_utils.py, which excludes the A100 and computes still larger steps with
+160 GiB or more."""
 LARGE_STEP_TOKENS: Final = 8192
 SEQUENCES, SEQUENCES_ON_A_LARGE_GPU = 256, 1024
 """Default limits of the engine on the number of concurrent requests."""
@@ -36,7 +36,7 @@ LIBRARY_BYTES: Final = 3 * GIB // 2
 COLLECTIVE_BYTES: Final = GIB // 2
 """Estimated bytes of the buffers for the communication between GPUs."""
 ROUND_TOKENS: Final = 1024
-"""Number of tokens. An advised length is rounded down to a multiple of it."""
+"""An advised length, in tokens, is rounded down to a multiple of this number."""
 
 
 class Verdict(StrEnum):
@@ -57,7 +57,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Memory of one GPU of a replica, in bytes, and the verdict and the advice that follow."""
+    """Memory of one GPU of a replica, in bytes, with the resulting verdict and advice."""
 
     verdict: Verdict
     gpu: int
@@ -80,8 +80,8 @@ class Plan:
     """Reason why the engine cannot split the model across the GPUs, and the setting to change; None
     if it can."""
     advice: tuple[str, ...]
-    """Changes that make the model fit, of which one is enough; empty if the model fits or there is
-    a refusal."""
+    """Changes, each of which alone makes the model fit; empty if the model fits or there is a
+    refusal."""
 
     @property
     def needed(self) -> int:
@@ -147,12 +147,12 @@ class _Case:
         chosen = self.spec.engine.fixed_len or self.shape.longest
         if self.spec.engine.max_model_len != AUTO:
             return chosen
-        # The engine itself chooses the greatest length that fits. If no length fits, the plan uses
-        # the greatest length of the model.
+        # With Auto, the engine chooses the greatest length that fits. If no length fits, the plan
+        # uses the greatest length of the model.
         return _longest_that_fits(self, chosen) or chosen
 
     def weights(self, gpus: int) -> int:
-        """Return the bytes of the weights on each GPU, if the model is split across `gpus`."""
+        """Return the bytes of the weights on each GPU, if the model is split across `gpus` GPUs."""
         whole = weight_bytes(
             self.checkpoint, self.shape, self.element_bytes, self.spec.engine.quantization
         )
@@ -200,7 +200,9 @@ class _Case:
     def needed(
         self, *, tokens: int | None = None, eight_bits: bool = False, tensor: int | None = None
     ) -> int:
-        """Return the bytes that a GPU needs for one request, with the given settings changed."""
+        """Return the bytes that a GPU needs for one request. Each argument replaces a setting of
+        the service.
+        """
         split = tensor or self.tensor
         cache = self.request(
             tokens or self.longest,

@@ -31,13 +31,13 @@ _BITS: Final = {
 _WHOLE_PRECISION: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 _BITS_AT_LOAD: Final = {"fp8": 8}
-"""Mapping from a quantization that the engine applies while it loads a model to the bits of one
-weight in a linear layer."""
+"""Mapping from each quantization that the engine can apply during the load to the resulting bits of
+one weight in a linear layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Numbers of a model's stored parameters, one for each safetensors name of a number format."""
+    """A model's stored parameters, counted by the safetensors name of their number format."""
 
     parameters: Mapping[str, int]
 

@@ -150,8 +150,8 @@ class Fleet:
             for key, it in by_leader.items()
             if key in manifests and it.at >= at and it.demand_percent is not None
         }
-        # Publish the leader's reports at once. Otherwise leader and standby would report different
-        # loads until the reports of this process are built.
+        # Publish the leader's reports immediately. Otherwise leader and standby would report
+        # different loads until the reports of this process are built.
         self.reports = {**self.reports, **repeated}
         own: dict[Key, LoadReport] = {}
         for gone in self._services.keys() - manifests.keys():

@@ -39,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
 LAST_WRITES_SECONDS = 5.0
-"""Longest time in seconds that the process delays its exit until the API server has stored the
-calibrations."""
+"""Longest time in seconds for which the process delays its exit so that the API server can store
+the calibrations."""
 
 
 class MetricsServer:

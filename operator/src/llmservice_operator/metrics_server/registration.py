@@ -97,9 +97,7 @@ def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
 
 
 def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
-    """Return the state of the external metrics while a foreign APIService exists. It names the
-    owner.
-    """
+    """Return the state of the external metrics, which names the owner of a foreign APIService."""
     service = live["spec"].get("service")
     owner = f"{service['namespace']}/{service['name']}" if service else "the API server itself"
     return ExternalMetrics(

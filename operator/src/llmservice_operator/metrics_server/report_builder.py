@@ -86,7 +86,7 @@ class _Totals:
     answers: Mapping[str, EngineAnswer]
 
     def of(self, read: Callable[[EngineAnswer], float | None]) -> float | None:
-        """Return the sum, with the mean in place of the replicas that report no value.
+        """Return the sum, with the mean in place of each value that a replica does not report.
 
         Returns None if no replica reports a value, or if more than half of the replicas do not.
         """

@@ -106,7 +106,7 @@ class Admission:
     """The rules for the headers of a request."""
 
     def __init__(self, keys: ApiKeys | None) -> None:
-        """With None, requests need no key."""
+        """If `keys` is None, requests need no key."""
         self._keys = keys
 
     def admit(self, headers: Mapping[str, bytes]) -> str | Refusal:

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from llmservice_operator.routing.prompts import Prompt, prompt_of
 
 INLINE_BYTES: Final = 16 * 1024
-"""Longest body in bytes that is read on the event loop. The reading delays all other requests."""
+"""Longest body, in bytes, that is read on the event loop, where it delays all other requests."""
 
 MAX_VALUES: Final = 64 * 1024
 """Largest number of values in a body that is parsed as JSON. With more values, the parser would
@@ -27,7 +27,7 @@ class Body(NamedTuple):
 
     prompt: Prompt
     size: int
-    """Bytes that are known."""
+    """Number of bytes that are known."""
     is_stream: bool
     """Whether the client expects a stream of events."""
     digest: bytes

@@ -25,7 +25,7 @@ class Chosen:
     """The replicas for a request."""
 
     number: int
-    """Number of the request, by which its end is reported."""
+    """Number of the request, which identifies the request when it ends."""
     replica: str
     addresses: Sequence[str]
     """Address and port of the chosen replica, and of another one if there is one."""
@@ -39,7 +39,7 @@ class Chooser:
     policy: Policy = "LeastWork"
     clock: Callable[[], float] = time.monotonic
     is_informed: bool = False
-    """Whether the supervisor has said which replicas there are."""
+    """Whether the supervisor has told the picker which replicas exist."""
     _address_of: dict[str, str] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
     _waiting: dict[int, asyncio.Future[Chosen]] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Chooser:
         if report is not None and is_new and self.policy == "LeastWork":
             self.router.hear(view.name, report, view.cache_tokens)
         elif not replica.is_fresh(self.clock()):
-            # No report will say that the replica has room again.
+            # Without recent reports, nothing else would end this state.
             replica.is_full = False
 
     def choose_now(self, prompt: Prompt) -> Chosen | None:
@@ -89,8 +89,8 @@ class Chooser:
     ) -> Chosen | None:
         """Choose the replicas for a request with a body of `size` bytes from the owner of `key`.
 
-        While all replicas would be late, or while there is none, wait for at most `seconds`. Return
-        None after this time. Before the wait, call `on_wait`. Raises TooManyHeld.
+        While every replica would respond too late, or there is none, wait for at most `seconds`,
+        and then return None. Call `on_wait` before the wait. Raises TooManyHeld.
         """
         number = next(self._numbers)
         pick = self.holding.pick(Request(number, prompt, size, key), self.clock())

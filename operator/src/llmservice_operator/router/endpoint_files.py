@@ -47,7 +47,7 @@ class EndpointFiles:
             self._replace(TLS_FILE, build_tls_secret(self._settings))
 
     def write_replicas(self, replicas: Iterable[ReplicaView]) -> str | None:
-        """Write the endpoints of those of these replicas that do not drain.
+        """Write the endpoints of the replicas, without those that drain.
 
         Return the version of the files, or None if the endpoints are the same as before.
         """

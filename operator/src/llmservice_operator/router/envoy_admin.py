@@ -26,7 +26,7 @@ class EnvoyAdmin:
         await self._session.close()
 
     async def is_live(self) -> bool:
-        """Return whether Envoy accepts requests. It does not before it has read its files."""
+        """Return whether Envoy accepts requests. It accepts none before it has read its files."""
         try:
             return await self._ask("GET", "/ready") == "LIVE\n"
         except EnvoyAway:
@@ -44,7 +44,7 @@ class EnvoyAdmin:
         return int(stats.get(name, 0))
 
     async def metrics(self, families: str) -> str:
-        """Return the metrics whose names match a pattern, as Prometheus reads them.
+        """Return the metrics whose names match a pattern, in the text format of Prometheus.
 
         Raises EnvoyAway.
         """
@@ -56,7 +56,7 @@ class EnvoyAdmin:
 
     async def tell_connections_to_close(self) -> None:
         """Begin the drain: connections close after their next response, and the listeners still
-        accept new ones. Raises EnvoyAway.
+        accept new connections. Raises EnvoyAway.
         """
         await self._ask("POST", "/drain_listeners", graceful="", skip_exit="")
 

@@ -34,10 +34,11 @@ METADATA_KEY: Final = "endpoints"
 """Place of the picker's choice in a request's metadata: addresses, separated by commas."""
 
 METADATA_ATTEMPT: Final = "attempt"
-"""Place of the number of the first attempt. It is empty if there will be no second one."""
+"""Place of the number of the first attempt in a request's metadata. The place is empty if no other
+replica gets the request after a refusal."""
 
 METADATA_HELD: Final = "held_ms"
-"""Place of the time in milliseconds for which the picker held a request."""
+"""Place, in a request's metadata, of the time in milliseconds for which the request was held."""
 
 FORWARDED_METADATA: Final = "x-llm-router-forwarded"
 """gRPC metadata of a call to the picker about a request from the forwarder. No client can set
@@ -45,7 +46,7 @@ it."""
 
 OWN_HEADERS: Final = "x-llm-router-"
 NO_REPLICA_HEADER: Final = "x-llm-router-no-replica"
-"""Header of a response to the forwarder that tells it to send the request again later."""
+"""Header of a response to the forwarder, which must then send the request again later."""
 
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Size up to which a body is sent to the picker together with the headers. A separate message takes
@@ -53,20 +54,20 @@ about 1 ms of CPU time."""
 
 SEEN_BODY_BYTES: Final = 1024**2
 """Bytes of a body that Envoy buffers. The picker sees no more, a longer body cannot be sent to a
-second replica, and an upload without a key ends at this size."""
+second replica, and an upload without a valid key is stopped at this size."""
 
 HEAP_BYTES: Final = 256 * 1024**2
 MAX_CONNECTIONS: Final = 4000
 BODY_SECONDS: Final = 60
 HEADERS_SECONDS: Final = 10
 SILENCE_SECONDS: Final = 600
-"""Longest time in seconds for which a replica may send no byte of an answer."""
+"""Longest time in seconds that a replica may take until the next byte of its answer."""
 
 ARGUMENTS: Final = (
     *("--concurrency", "1"),
     # By default, Envoy tells clients to reconnect only gradually, over the time of the drain.
     *("--drain-strategy", "immediate"),
-    # At a lower level, these components log paths, and so queries, of refused requests.
+    # At a lower level, these components log the paths of refused requests, including the queries.
     *("--component-log-level", "http:critical,ext_proc:error"),
     *("--log-level", "warning"),
     # Several Envoys may run in one network namespace, as in tests.
@@ -77,7 +78,7 @@ ARGUMENTS: Final = (
 _PICKER_FILTER: Final = "envoy.filters.http.ext_proc"
 _TYPES: Final = "type.googleapis.com/envoy."
 _RECEIVED_METADATA: Final = {"receiving_namespaces": {"untyped": [METADATA_NAMESPACE]}}
-"""Envoy drops metadata of a namespace that is not listed, without a message."""
+"""Namespaces of the metadata that Envoy accepts from the picker. It drops others silently."""
 _BUFFER_BYTES: Final = 32 * 1024  # a slow client slows its replica down after 32 KiB, not 1 MiB
 
 
@@ -87,7 +88,7 @@ def build_bootstrap(settings: RouterSettings) -> Config:
         "node": {"id": "router", "cluster": settings.service},
         # A TCP port or an abstract socket would be open to every process of the pod.
         "admin": {"address": _pipe(settings, ADMIN_SOCKET)},
-        # Without it, freed memory stays in the process.
+        # Without this setting, freed memory stays in the process.
         "memory_allocator_manager": {
             "bytes_to_release": 64 * 1024**2,
             "memory_release_interval": "1s",
@@ -98,9 +99,8 @@ def build_bootstrap(settings: RouterSettings) -> Config:
                 {
                     "name": "static",
                     "static_layer": {
-                        # Off because of a fault of Envoy: when a body ends within the read that
-                        # exceeds SEEN_BODY_BYTES, the replica often never gets the end of
-                        # the body.
+                        # Off because of a fault of Envoy: if a body exceeds SEEN_BODY_BYTES only
+                        # with its last read, the replica often never gets the end of the body.
                         "envoy.reloadable_features.ext_proc_inject_data_with_state_update": False
                     },
                 }
@@ -128,8 +128,8 @@ def build_endpoints(
 ) -> Config:
     """Return the content of the file with a cluster's endpoints.
 
-    The endpoint `last` gets a request only if no other one is healthy, and its health is not
-    checked. Replicas confirm their identity at `identity_port`. Envoy reads the file again when
+    The endpoint `last` gets a request only if no other endpoint is healthy. The health of `last` is
+    not checked. Replicas confirm their identity at `identity_port`. Envoy reads the file again when
     another file replaces it.
     """
     check = {} if identity_port is None else {"health_check_config": {"port_value": identity_port}}
@@ -181,7 +181,7 @@ def _assignment(cluster: str, levels: list[Config]) -> Config:
     return {
         "@type": f"{_TYPES}config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": cluster,
-        # With the default of 140, a level passes requests on to the next level when only some of
+        # With the default of 140, a level passes requests on to the next level even while some of
         # its endpoints are healthy.
         "policy": {"overprovisioning_factor": 100_000},
         "endpoints": levels,
@@ -195,8 +195,8 @@ def _endpoint(address: tuple[str, int], health_check: Config) -> Config:
 
 
 def _overload_manager() -> Config:
-    # This is the last limit: it refuses new requests, and does not stop uploads. The picker's
-    # grants bound those.
+    # This is the last limit. It refuses new requests, but does not stop uploads, which the picker's
+    # grants bound.
     connections = "envoy.resource_monitors.global_downstream_max_connections"
     heap = "envoy.resource_monitors.fixed_heap"
     return {
@@ -271,11 +271,11 @@ def _forwarder_listener(settings: RouterSettings) -> Config:
     ]
     manager = {
         "stat_prefix": "forwarded",
-        # OWN_HEADERS stay, because the forwarder tells in one how long it held the request.
+        # OWN_HEADERS stay. In one of them, the forwarder says how long it held the request.
         "early_header_mutation_extensions": _removal("x-envoy-", "x-gateway-"),
         "local_reply_config": {"mappers": [*retry, *_local_replies(settings)["mappers"]]},
-        # Without `reset`: one replica may have ended with this request before the forwarder got
-        # the request.
+        # `reset` is left out: this request may have ended one replica before the forwarder got it,
+        # so a retry could end a third replica.
         "route_config": _routes(
             settings,
             CLUSTER_REPLICAS,
@@ -323,7 +323,7 @@ def _manager(settings: RouterSettings, more: Config) -> Config:
         },
         server_header_transformation="PASS_THROUGH",
         preserve_external_request_id=True,
-        # The default of 5 minutes would end a request that waits or that a replica computes longer.
+        # The default would end a request after 5 minutes of waiting or of computation.
         stream_idle_timeout=f"{settings.hold_timeout_seconds + SILENCE_SECONDS}s",
         **more,
     )
@@ -345,21 +345,22 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
                     "retry.host.previous_hosts.v3.PreviousHostsPredicate",
                 )
             ],
-            # With 5 attempts, the retry sometimes finds only the first one of two replicas again.
+            # Attempts to select another replica. With 5 attempts, the retry sometimes selects only
+            # the first of two replicas again.
             "host_selection_retry_max_attempts": 30,
         },
     }
     has_small_body = {
         "name": "content-length",
-        # Envoy sends the picker no message about the body of a request without one, so the picker
-        # must get the headers of such a request.
+        # For a request without a body, Envoy sends the picker no message about a body, so the
+        # picker must get a message about the headers.
         "range_match": {"start": 1, "end": SMALL_BODY_BYTES + 1},
     }
     everything = {
         "name": "all",
         "domains": ["*"],
         "request_body_buffer_limit": SEEN_BODY_BYTES,
-        # A change of the headers by the picker would come too late for a small body.
+        # For a request with a small body, the picker would change the headers too late.
         "request_headers_to_add": [
             {
                 "header": {
@@ -370,7 +371,7 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
             }
             for header, key in ((HELD_HEADER, METADATA_HELD), (ATTEMPT_HEADER, METADATA_ATTEMPT))
         ],
-        # Each attempt has its number in a header of Envoy.
+        # With this option, Envoy numbers the attempts in the header x-envoy-attempt-count.
         "include_request_attempt_count": "retriable-headers" in retry_on,
     }
     small = {
@@ -394,28 +395,29 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
 
 
 def _picker_options(*, request_header_mode: str) -> Config:
-    # Only the options of routes ask for the response's headers. If the filter asked for them,
-    # Envoy would close the connection of a request that is not valid HTTP before the picker has
-    # answered, and the client would get no response.
+    # Only the options of routes ask for the response's headers. If the filter asked for them, a
+    # client whose request is not valid HTTP would get no response: Envoy would close the connection
+    # before the picker has answered.
     return {
         "@type": f"{_TYPES}extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
         "overrides": {
             "processing_mode": _processing_mode(
                 request_header_mode=request_header_mode,
-                # They tell the picker that the replica has computed the prompt.
+                # The response's headers tell the picker that the replica has computed the prompt.
                 response_header_mode="SEND",
                 # Otherwise, Envoy would end the call after the response's headers. The end of the
                 # call tells the picker that the request has ended.
                 response_trailer_mode="SEND",
             ),
-            # Overrides without this option drop the metadata, whatever the filter itself says.
+            # Overrides without this option drop the metadata, even if the filter itself has the
+            # option.
             "metadata_options": _RECEIVED_METADATA,
         },
     }
 
 
 def _local_replies(settings: RouterSettings) -> Config:
-    """Return the form of Envoy's own responses. The picker's refusals are among them."""
+    """Return the form of the responses that Envoy itself sends, including the picker's refusals."""
     flags, status, size = _flags, _status, settings.max_body_bytes
     return {
         "mappers": [
@@ -436,9 +438,9 @@ def _local_replies(settings: RouterSettings) -> Config:
 def _reply(
     when: Config, code: int, message: str | None, *, headers: dict[str, str] | None = None
 ) -> Config:
-    """Return a rule that puts a reply into OpenAI's envelope, as the model server writes it.
+    """Return a rule that puts a reply into OpenAI's envelope, as the model server does.
 
-    With None, the message is the text that the picker or Envoy has written.
+    If `message` is None, the text that the picker or Envoy has written is the message.
     """
     kind = HTTPStatus(code).phrase.replace(" ", "") + ("" if code >= 500 else "Error")
     added = {"x-request-id": "%REQ(X-REQUEST-ID)%", **(headers or {})}
@@ -514,8 +516,8 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
         "filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service=service,
         processing_mode=_processing_mode(),
-        # The picker gets the headers of a request with a small body in this way, because its only
-        # message contains the body.
+        # These attributes give the picker the headers of a request with a small body. The only
+        # message about such a request is the one with its body.
         request_attributes=[
             f"request.headers['{name}']" for name in ("authorization", "x-api-key", HELD_HEADER)
         ],
@@ -525,7 +527,8 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
             "upstream.request_attempt_count",
         ],
         forward_rules={"allowed_headers": {"patterns": [{"exact": name} for name in needed]}},
-        # A picker that hangs costs 1 s. A picker that holds a request extends this time.
+        # A picker that hangs delays a request by 1 s. A picker that holds a request extends this
+        # time.
         message_timeout="1s",
         max_message_timeout=f"{settings.hold_timeout_seconds + SILENCE_SECONDS}s",
         failure_mode_allow=True,
@@ -550,9 +553,9 @@ def _replica_cluster(settings: RouterSettings, name: str) -> Config:
     override = _typed(
         "override_host",
         "load_balancing_policies.override_host.v3.OverrideHost",
-        # Never a header: while the picker is away, a client could choose its replica with it. The
-        # first attempt goes to the first address and the retry to the second one, whatever the
-        # health of these endpoints.
+        # The source must not be a header: a client could set it, and so choose its replica, while
+        # the picker is away. The first attempt goes to the first address and the retry to the
+        # second one, whatever the health of these endpoints.
         override_host_sources=[
             {"metadata": {"key": METADATA_NAMESPACE, "path": [{"key": METADATA_KEY}]}}
         ],
@@ -580,7 +583,8 @@ def _replica_cluster(settings: RouterSettings, name: str) -> Config:
                             {
                                 "append": {
                                     "header": attempt,
-                                    # A request without a second attempt has no such header.
+                                    # The header stays absent from a request that gets no second
+                                    # attempt.
                                     "append_action": "OVERWRITE_IF_EXISTS",
                                 }
                             },
@@ -667,8 +671,8 @@ def _cluster(settings: RouterSettings, name: str) -> Config:
                     "max_connections": 10 * MAX_CONNECTIONS,
                     "max_pending_requests": 10 * MAX_CONNECTIONS,
                     "max_requests": 10 * MAX_CONNECTIONS,
-                    # Not a percentage: half of all requests need a retry when one of two replicas
-                    # ends.
+                    # Not a percentage of the requests, because half of them need a retry when one
+                    # of two replicas ends.
                     "max_retries": 1000,
                 }
             ]

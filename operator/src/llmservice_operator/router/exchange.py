@@ -32,7 +32,7 @@ MARGIN_SECONDS: Final = 5.0
 
 _FILTER: Final = "envoy.filters.http.ext_proc"
 _ENDED_WITH_REQUEST: Final = 0x40
-"""Envoy's flag of a response: the replica closed the connection before it answered."""
+"""Bit in Envoy's flags of a response: the replica closed the connection before it answered."""
 
 _TOO_MANY_BODIES: Final = Refusal(
     503, "too many request bodies arrive at the same time; send the request again later"
@@ -64,12 +64,12 @@ class Limits:
 
     hold_seconds: float
     heartbeat_seconds: float
-    """Time after which a waiting stream goes to the forwarder."""
+    """Time in seconds after which a waiting request for a stream goes to the forwarder."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What all requests share."""
+    """Objects that all requests share."""
 
     chooser: Chooser
     admission: Admission
@@ -98,7 +98,7 @@ class Exchange:
     async def run(self) -> None:
         """Answer Envoy's messages until the request ends."""
         try:
-            # `async for` would keep each message, and so the body, until the next one arrives.
+            # `async for` would keep each message, including the body, until the next one arrives.
             while (message := await self.stream.read()) is not EOF:
                 kind = message.WhichOneof("request")
                 if kind == "request_headers":
@@ -145,7 +145,7 @@ class Exchange:
         body = await self.parts.bodies.read(content, self._announced())
         self._digest = body.digest
         if body.size >= SEEN_BODY_BYTES:
-            # Envoy has passed its copy on, and keeps nothing for a retry.
+            # Envoy has passed the body on, and keeps no copy for a retry.
             self._give_back()
         if self.parts.deadly.seconds_refused(body.digest, self.parts.chooser.clock()):
             return _DEADLY
@@ -190,7 +190,7 @@ class Exchange:
         """Return whether another replica gets the request if the first one refuses it.
 
         A refusal of the only attempt counts as demand, because no replica has served the request.
-        Envoy keeps no body for a retry that is as large as its buffer.
+        Envoy keeps a body for a retry only if the body is smaller than its buffer.
         """
         replicas = () if self._chosen is None else self._chosen.addresses
         is_kept = body.size < SEEN_BODY_BYTES
@@ -225,7 +225,7 @@ class Exchange:
     def _held_before(self) -> float:
         """Return the total seconds for which the forwarder and an earlier picker held the request.
 
-        Envoy removes this header from the requests of clients.
+        The time is in HELD_HEADER, which Envoy removes from the requests of clients.
         """
         return int(self._headers.get(HELD_HEADER, b"0")) / 1000 if self.is_forwarded else 0.0
 

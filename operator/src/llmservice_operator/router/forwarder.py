@@ -43,21 +43,21 @@ METRICS_SOCKET: Final = "forwarder.sock"
 """Socket in the run directory at which the supervisor reads the metrics."""
 
 RETRY_SECONDS: Final = 0.25
-"""Time between two requests to Envoy while it has no replica."""
+"""Time in seconds between two attempts to send a request through Envoy while it has no replica."""
 
 CONNECT_SECONDS: Final = 5.0
 IDLE_SECONDS: Final = 120.0
-"""Time after which the forwarder closes an idle connection from Envoy. Envoy's own limit is
-shorter."""
+"""Time in seconds after which the forwarder closes an idle connection from Envoy. Envoy's own limit
+is shorter."""
 
 _LONG_HEADERS: Final[Mapping[str, Any]] = {
-    # Envoy has accepted the headers, and adds its own.
+    # The limits exceed Envoy's, because Envoy has accepted the headers and adds others.
     "max_line_size": 64 * 1024,
     "max_field_size": 64 * 1024,
     "max_headers": 200,
 }
 LONGEST_ERROR: Final = 64 * 1024
-"""Longest error of a replica that becomes an event, in bytes."""
+"""Longest error response of a replica, in bytes, whose message becomes an event."""
 
 _OF_ONE_CONNECTION: Final = frozenset(
     {
@@ -68,7 +68,7 @@ _OF_ONE_CONNECTION: Final = frozenset(
 """Headers that are not passed on."""
 
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
-"""Text in each body that asks for a stream. In a prompt, the quotes would be escaped."""
+"""Pattern in every body that asks for a stream. In a prompt, the quotes would be escaped."""
 
 _DIGITS: Final = re.compile("[0-9]{1,7}")
 
@@ -331,7 +331,7 @@ async def _wait_for_parent(stop: asyncio.Event) -> None:
 
 
 def _server_logger() -> logging.Logger:
-    """Return a logger for aiohttp that logs no message of aiohttp, because these quote requests."""
+    """Return a logger that drops all messages of aiohttp, because they quote requests."""
 
     def leave_out_content(record: logging.LogRecord) -> bool:
         error = record.exc_info[0] if record.exc_info else None
@@ -348,7 +348,7 @@ def _server_logger() -> logging.Logger:
 def _passed_on(
     headers: CIMultiDictProxy[str],
 ) -> CIMultiDict[str]:
-    """Return the headers that are not about one connection only."""
+    """Return the headers without those that belong to one connection or to the router."""
     named = {name.strip().lower() for name in headers.get(hdrs.CONNECTION, "").split(",")}
     left_out = _OF_ONE_CONNECTION | named
     return CIMultiDict(

@@ -35,14 +35,14 @@ class Grants:
         return len(self._waiting)
 
     def must_wait(self, size: int) -> bool:
-        """Return whether a request for `size` bytes gets no grant at once."""
+        """Return whether a request for `size` bytes must wait for its grant."""
         return bool(self._waiting) or self._granted + size > self._budget
 
     async def take(self, size: int, seconds: float = WAIT_SECONDS) -> bool:
         """Return whether the request for `size` bytes got a grant within `seconds`.
 
-        If too many requests wait already, return False at once. Raises ValueError if `size` exceeds
-        the whole budget. The caller must give every grant back.
+        If too many requests wait already, the result is False without a wait. Raises ValueError if
+        `size` exceeds the whole budget. The caller must give every grant back.
         """
         if size > self._budget:
             raise ValueError(f"{size} bytes are more than the {self._budget} bytes of all grants")

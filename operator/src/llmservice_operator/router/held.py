@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 
 class TooManyHeld(Exception):
-    """No further request, or no further byte of one, can wait."""
+    """The waiting requests, or the bytes of their bodies, would exceed a limit."""
 
 
 class HeldRequests:
-    """The requests that wait for a replica, by number and by bytes of their bodies."""
+    """Counts the requests that wait for a replica, and the bytes of their bodies."""
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests

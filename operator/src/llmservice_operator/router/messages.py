@@ -14,7 +14,7 @@ from llmservice_operator.router.envoy_config import (
 )
 
 LEAST_HELD_SECONDS: Final = 0.001
-"""Shorter times are not told to the replica."""
+"""Shortest hold of a request, in seconds, that the replica is told."""
 
 # Messages that never change are serialized once.
 CONTINUE_HEADERS: Final[bytes] = pb.ProcessingResponse(
@@ -43,7 +43,8 @@ def choose(
 ) -> bytes:
     """Return the message that sends a request to the first address, and a retry to the second.
 
-    With `has_second_attempt`, the replica learns that another one gets the request if it refuses.
+    With `has_second_attempt`, the first replica learns that another one gets the request after a
+    refusal.
     """
     message = pb.ProcessingResponse()
     part = message.request_body if has_body else message.request_headers

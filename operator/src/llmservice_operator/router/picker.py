@@ -34,13 +34,13 @@ _SERVING: Final = b"\x08\x01"
 _NOT_SERVING: Final = b"\x08\x02"
 
 _SWITCH_SECONDS: Final = 0.001
-"""Time after which a thread that reads a long body lets the event loop continue."""
+"""Time in seconds after which a thread that reads a long body lets the event loop continue."""
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", SEEN_BODY_BYTES + 256 * 1024),
     # With the default, a second picker on the same port would get half of the requests.
     ("grpc.so_reuseport", 0),
-    # Without these, gRPC would find Envoy's pings too frequent, and would end every call.
+    # Without these options, gRPC would find Envoy's pings too frequent, and end every call.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -55,7 +55,7 @@ def run_picker(settings: RouterSettings) -> int:
 
 
 class Picker:
-    """The server, and the replicas that the supervisor tells it."""
+    """The server, with the replicas that the supervisor reports to it."""
 
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings

@@ -18,7 +18,7 @@ from llmservice_operator.settings import RouterSettings
 logger = logging.getLogger(__name__)
 
 FORWARDER_SECONDS: Final = 1.0
-"""Longest wait for the metrics of the forwarder."""
+"""Longest wait, in seconds, for the metrics of the forwarder."""
 
 ENVOY_METRICS: Final = (
     r"^(http\.clients\.downstream_(rq|cx)_(active|total|[2-5]xx)$"
@@ -26,7 +26,7 @@ ENVOY_METRICS: Final = (
     r"|http\.[a-z]+\.ext_proc\."
     r"|server\.memory_)"
 )
-"""Counters of Envoy that are served, by their names in Envoy."""
+"""Pattern of the names that the served metrics have in Envoy."""
 
 
 class PodMetrics:

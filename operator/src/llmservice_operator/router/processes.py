@@ -14,16 +14,17 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 5.0
-"""Longest time between the end of a process and its next start. Each start doubles the time."""
+"""Longest time in seconds between the end of a process and its next start. Each start doubles the
+time."""
 
 WELL_SECONDS: Final = 30.0
-"""After a process has run for this time, the next pause is short again."""
+"""Run time in seconds after which the pause before the next start is short again."""
 
 END_SECONDS: Final = 5.0
-"""Time between SIGTERM and SIGKILL."""
+"""Time in seconds between SIGTERM and SIGKILL."""
 
 UNREAD_SECONDS: Final = 15.0
-"""Time for which a process may leave its input unread. A process that does so longer hangs."""
+"""Time in seconds after which a process that leaves its input unread is considered hung."""
 
 
 @dataclass
@@ -37,7 +38,7 @@ class ChildProcess:
     before_start: Callable[[], None] = lambda: None
     """Called before each start."""
     first_line: Callable[[], bytes | None] = lambda: None
-    """Returns what the process reads first after each start."""
+    """Returns the first line of the process's input after each start."""
     starts: int = 0
     _process: Process | None = None
     _is_ending: bool = False
@@ -62,7 +63,7 @@ class ChildProcess:
         return self._process is not None and self.status is None
 
     async def run(self) -> None:
-        """Keep the process running until it was told to end."""
+        """Keep the process running until `end` is called."""
         pause = FIRST_PAUSE_SECONDS
         while not self._is_ending:
             began = time.monotonic()
@@ -85,7 +86,8 @@ class ChildProcess:
             *self.command,
             stdin=PIPE,
             env={**os.environ, **self.environment},
-            # A signal to the process group, as from a terminal, must not end it before the drain.
+            # A signal to this process group, as from a terminal, must not end the new process
+            # before the drain.
             start_new_session=True,
         )
         if self._is_ending:
@@ -99,8 +101,8 @@ class ChildProcess:
     def write(self, line: bytes) -> None:
         """Write a line to the input of the process.
 
-        While the process has not read the previous line, drop the new one. Kill a process that does
-        not read for long; it starts again.
+        While the process has not read the previous line, drop the new one. A process that has read
+        nothing for UNREAD_SECONDS is killed, and starts again.
         """
         process = self._process
         if process is None or process.stdin is None or process.returncode is not None:

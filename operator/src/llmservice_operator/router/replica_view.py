@@ -1,4 +1,4 @@
-"""The replicas of the service, as the supervisor tells them to the picker.
+"""The replicas of the service, as the supervisor reports them to the picker.
 
 The supervisor writes one line of JSON to the picker's standard input every second, and after each
 change. Each line contains all replicas and replaces the previous line.
@@ -32,14 +32,14 @@ class ReplicaView:
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the replica's pod."""
     address: Annotated[str, Field(pattern=ADDRESS_FORM)]
-    """Address and port of its API."""
+    """Address and port of the replica's API."""
     is_draining: bool
     """Whether the replica finishes its requests and must get no further ones."""
     report: Snapshot | None
     """Last report, or None if there is none. Its time is that of the monotonic clock, which all
     processes of a machine share."""
     cache_tokens: Annotated[float, Field(ge=0)]
-    """Maximum number of prompt tokens that the replica's prefix cache contains."""
+    """Number of prompt tokens for which the replica's prefix cache has room."""
 
 
 _VIEW = TypeAdapter[tuple[ReplicaView, ...]](

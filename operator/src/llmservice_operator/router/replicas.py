@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 Resolve = Callable[[str], Awaitable[Iterable[str]]]
 
 PERIOD_SECONDS: Final = 0.8
-"""Time between two questions to a replica. Another pod that takes over an address is noticed within
-1 s, including the time for the answer."""
+"""Time in seconds between two questions to a replica. Another pod that takes over an address is
+noticed within 1 s, including the time for the answer."""
 
 CONFIRMED_SECONDS: Final = 3.0
-"""Age at which an answer no longer proves that the address belongs to the service."""
+"""Age in seconds at which an answer no longer proves that the address belongs to the service."""
 
 KNOWN_SECONDS: Final = 60.0
-"""Time for which an address is still asked after DNS named it for the last time. DNS may fail, or
-name no address, while every replica is well."""
+"""Time in seconds for which an address is still asked after DNS last named it, or its own answer
+last confirmed it. DNS may fail, or name no address, while every replica is well."""
 
 LOOKUP_PERIOD_SECONDS: Final = 2.0
 LOOKUP_SECONDS: Final = 10.0
-"""Longest wait for an answer of DNS."""
+"""Longest wait, in seconds, for an answer of DNS."""
 MOST_ADDRESSES: Final = 1000
 """Largest number of addresses that are asked."""
 
@@ -49,14 +49,14 @@ class _Candidate:
     """An address that may belong to a replica."""
 
     named_at: float
-    """Time when DNS named it, or its own answer confirmed it, for the last time."""
+    """Time when DNS last named the address, or its own answer last confirmed it."""
     view: ReplicaView | None = None
     """The replica at this address; None while it is not confirmed."""
     confirmed_at: float = 0.0
     is_asked: bool = False
     """Whether an answer is awaited."""
     is_nameless: bool = False
-    """Whether it is a model server that does not say which service it belongs to."""
+    """Whether a model server answers that does not say which service it belongs to."""
 
 
 class Replicas:
@@ -145,9 +145,9 @@ class Replicas:
             self.learn(addresses)
 
     def _round(self) -> list[Coroutine[Any, Any, None]]:
-        """Return a question to every address that does not owe an answer.
+        """Return a question to each address that has no unanswered question.
 
-        Addresses that were not named for long are forgotten.
+        Addresses with a `named_at` that is older than KNOWN_SECONDS are forgotten.
         """
         since = self._clock() - KNOWN_SECONDS
         self._candidates = {

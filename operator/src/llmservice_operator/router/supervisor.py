@@ -41,19 +41,20 @@ from llmservice_operator.telemetry import create_app, start_server
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS: Final = 1.0
-"""Longest time between two lines to the picker."""
+"""Longest time in seconds between two lines to the picker."""
 
 READ_SECONDS: Final = 1.0
-"""Longest time that a line to the picker waits until Envoy has read its files."""
+"""Longest time in seconds for which a line to the picker is held back until Envoy has read the same
+replicas."""
 
 POLL_SECONDS: Final = 0.2
-"""Time between two looks at the requests in progress during a drain."""
+"""Time in seconds between two looks at the requests in progress during a drain."""
 
 ATTEMPTS: Final = 5
 """Largest number of attempts to tell Envoy that it must drain."""
 
 AWAY_SECONDS: Final = 60.0
-"""Time without an answer of Envoy after which the pod is not alive."""
+"""Time in seconds without an answer of Envoy after which the pod counts as not alive."""
 
 COMMAND: Final = (sys.executable, "-m", "llmservice_operator")
 
@@ -62,7 +63,7 @@ CLIENT_LISTENER: Final = "clients"
 
 
 class Supervisor:
-    """The processes of the pod, and the replicas that they are told."""
+    """Runs the processes of the pod, and reports the replicas to them."""
 
     def __init__(self, settings: RouterSettings, resolve: Resolve = resolve) -> None:
         self.settings = settings
@@ -88,7 +89,7 @@ class Supervisor:
         self.processes = (self.picker, self.forwarder, self.envoy)
 
     async def run(self) -> int:
-        """Run until a signal, and end when the requests in progress have ended.
+        """Run until a signal arrives, and then until the requests in progress have ended.
 
         Return the exit code. Raises InvalidSettings if the management port is taken.
         """
@@ -127,21 +128,21 @@ class Supervisor:
             ) from error
 
     def why_not_alive(self) -> list[str]:
-        """Return why the pod must be started again."""
+        """Return the reasons why the pod must be started again; empty if it is alive."""
         if self.stop.is_set() or time.monotonic() - self._live_at < AWAY_SECONDS:
             return []
         return [f"Envoy has not answered for {AWAY_SECONDS:.0f} s"]
 
     def why_not_ready(self) -> list[str]:
-        """Return why the pod must get no new connections.
+        """Return the reasons why the pod must get no new connections; empty if it is ready.
 
-        The picker is not a reason, because Envoy chooses a replica itself while it is away.
+        A missing picker is no reason, because Envoy then chooses the replicas itself.
         """
         reasons = {
             "the router ends": self.stop.is_set(),
             "the replicas have not been asked yet": not self.replicas.asked.is_set(),
             "Envoy is not live": not self._is_live,
-            # Such replicas get no requests from a router, so their clients must not be moved to it.
+            # Such replicas get no requests from the router, so clients must not be moved to it.
             "the model servers do not say which service they belong to; use the image of this "
             "release": self.replicas.are_nameless,
         }
@@ -192,7 +193,7 @@ class Supervisor:
             await asyncio.sleep(LOOKUP_PERIOD_SECONDS)
 
     async def _tell_for_ever(self) -> None:
-        """Tell Envoy and the picker the replicas after each change, and every second."""
+        """Tell Envoy and the picker which replicas exist, after each change and every second."""
         await self.replicas.asked.wait()
         while True:
             self.replicas.changed.clear()

@@ -20,7 +20,7 @@ def error_body(message: str, status: int) -> dict[str, Any]:
 def error_event(path: str, message: str, status: int) -> bytes:
     """Return the event that ends a stream of this API with an error.
 
-    Each API has its own event, and its clients recognize no other.
+    Each API has its own event for errors, and its clients recognize no other event.
     """
     body = error_body(message, status)
     if path == "/v1/messages":
@@ -55,7 +55,7 @@ class WaitingStream:
         await self.response.write(COMMENT)
 
     async def fail(self, message: str, status: int) -> web.StreamResponse:
-        """End the request with an error: as an event if the stream has begun."""
+        """End the request with an error, which is an event if the stream has begun."""
         if self.response is None:
             return refusal(message, status)
         await self.response.write(error_event(self._request.path, message, status))

@@ -2,7 +2,7 @@
 
 `make flag-tables V=...` writes the file. A version is supported if its file is in this folder. A
 file is never removed while a service may be pinned to its version. For each full flag name, the
-file contains the word of a FlagKind, or the list of the only values that the parser accepts.
+file contains the value of a FlagKind, or the list of the only values that the parser accepts.
 """
 
 from __future__ import annotations
