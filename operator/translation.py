@@ -172,7 +172,7 @@ def add_flag(spec: dict[str, Any], flag: str, text: str | None) -> None:
 
 
 def _has_no_word(field: FlagField, text: str | None) -> bool:
-    """Return whether the field has no word for the value, but extraArgs accepts the flag."""
+    """Return whether the field cannot express the value, although extraArgs accepts the flag."""
     return field.has_words and field.flag.accepted_in_extra_args and typed(field, text) == text
 
 

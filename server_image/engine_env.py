@@ -1,11 +1,11 @@
-"""Create the Python environments that run the real engine on a CPU, once, and print their paths.
+"""Print the paths of Python environments that run the real engine on a CPU; create missing ones.
 
     engine_env.py [VERSION ...]      the pinned version of vLLM by default
     engine_env.py all
 
 The environment of the pinned version contains exactly the packages that requirements/cpu.txt locks
 (about 6 GB). The environment of another version contains the Python code of that version (about 100
-MB) and each package of which this code needs another version than the pinned vLLM. A file in
+MB) and the packages that this code needs in other versions than the pinned vLLM does. A file in
 requirements/versions locks these packages. The compiled parts and all other packages are those of
 the pinned version. So the tests run the code of every supported version, even if no build for CPUs
 exists yet.
@@ -47,7 +47,7 @@ def cache_dir() -> Path:
 
 
 def environment_path(version: str = PINNED) -> Path:
-    """Return the path of the environment for the current lock files. It may not exist yet."""
+    """Return the path of the environment for the current lock files, whether or not it exists."""
     inputs = hashlib.sha256(PYTHON_VERSION.encode() + b"\0" + REQUIREMENTS.read_bytes())
     if version != PINNED:
         inputs.update(b"\0" + OTHERS[version].read_bytes())
@@ -65,7 +65,7 @@ def python_of(environment: Path) -> Path:
 
 
 def engine_python(version: str = PINNED) -> Path:
-    """Return the interpreter of an engine environment, which is created if it is missing."""
+    """Return the interpreter of an engine environment; create a missing environment first."""
     return python_of(make(version))
 
 
@@ -115,7 +115,7 @@ def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None
     The code comes from the wheel for GPUs, which exists for every version. Its compiled parts are
     replaced by those of `base`.
     """
-    # With its cache, uv would keep the whole wheel.
+    # Otherwise, uv would keep the whole wheel in its cache.
     extend(base, environment, "--no-cache", *requirements)
     ours, theirs = site_packages(environment), site_packages(base)
     for compiled in (*ours.glob("vllm/**/*.so"), ours / "vllm" / "vllm-rs"):

@@ -9,7 +9,7 @@ question and lists of arguments; the answer contains an entry for each list:
 flags      flag -> kind and choices, for every long flag, whatever the arguments
 parse      the parser's error message; null if the parser accepts the arguments
 read       name -> value, for values that differ from the default; an object as its repr
-configure  the error when vLLM creates an engine's whole configuration; null without an error
+configure  the error that vLLM raises for the engine's whole configuration; null without an error
 """
 
 import argparse
@@ -103,7 +103,7 @@ def values(parser: Any, arguments: list[str]) -> dict[str, Any]:
 
 
 def obstacle(parser: Any, arguments: list[str]) -> str | None:
-    """Return the error when vLLM configures an engine with the arguments; None without an error."""
+    """Return the error that vLLM raises when it configures an engine; None without an error."""
     vllm = load_vllm()
     try:
         parsed = parser.parse_args(arguments)
@@ -112,7 +112,7 @@ def obstacle(parser: Any, arguments: list[str]) -> str | None:
             usage_context=vllm.UsageContext.OPENAI_API_SERVER
         )
     except ValidationError as error:
-        # The text of the error contains the whole configuration.
+        # The whole text of the error would contain the whole configuration.
         first = error.errors(include_url=False)[0]
         return f"ValidationError: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (Exception, SystemExit) as error:

@@ -4,9 +4,8 @@ model server depends.
     uv run python server_image/flag_tables.py 0.33.0 [...]
 
 The code of a version comes from its wheel for GPUs, which the GPU image also contains. The code
-uses the packages of the engine environment. They suit versions of vLLM that are close to the
-version in that environment. A version that needs other packages has a file in
-requirements/versions.
+uses the packages of the engine environment, which suit every version close to the one in that
+environment. A version that needs other packages has a file in requirements/versions.
 
 The operator reads every table in its folder, so a new file needs no other edit. `make generate`
 then lists the new flags in docs/engine-flags.md. Decide which of them a user may set. The server's

@@ -1,4 +1,4 @@
-"""Record, for the operator's tests, the messages that a release's model server sends to it.
+"""Record the messages of a release's model server to the operator, for the operator's tests.
 
     uv run python server_image/record_release.py 0.2.0
 

@@ -11,7 +11,7 @@ from typing import Any
 import flag_tables
 
 Ask = Callable[[str, list[list[str]]], list[Any]]
-"""Returns vLLM's answer to a question of engine_parser.py for each list of arguments."""
+"""Asks engine_parser.py a question, and returns vLLM's answer for each list of arguments."""
 
 
 @contextmanager

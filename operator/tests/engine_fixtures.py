@@ -41,7 +41,7 @@ def ask(engine_python: Path) -> Iterator[Ask]:
 
 @pytest.fixture(scope="session")
 def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
-    """Interpreter that forks model servers and scripts, with the packages of suffix decoding."""
+    """Interpreter that forks model servers and scripts. It has the packages of suffix decoding."""
     environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
     environment["PYTHONPATH"] += f":{suffix_packages()}"
     with preloaded_interpreter(engine_python, environment) as interpreter:

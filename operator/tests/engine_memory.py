@@ -6,8 +6,8 @@ builds every model on torch's meta device. The second argument names the JSON fi
 list with an entry for each model:
 
 weights     bytes of the parameters
-stored      parameters that transformers would write, by the safetensors name of their format; null
-            for a quantized model
+stored      number of parameters that transformers would write, by the safetensors name of their
+            data type; null for a quantized model
 sequence    bytes of the KV cache that vLLM reserves for one sequence of the maximum length
 length      that length, in tokens
 in_flight   tokens that vLLM may have scheduled but not yet settled

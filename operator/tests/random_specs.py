@@ -92,14 +92,14 @@ LIKELY: Final[Mapping[str, Sequence[Any]]] = {
     "spec.engine.speculativeDecoding.attentionBackend": ("FLASH_ATTN", "TRITON_ATTN"),
 }
 """Mapping from a field to likely values. The form of these fields alone does not determine which
-values the operator accepts. Specs have the likely values in addition to arbitrary values."""
+values the operator accepts. Random specs contain these values in addition to arbitrary ones."""
 
 _FORM = re.compile(r"(?<!!)\b(self|string\(self\)|key)\.matches\('\^(.*?)\$'\)")
 """Pattern of the rules that prescribe the form of a text or of a key of a mapping."""
 
 
 def specs_by_schema() -> Strategy:
-    """Return specs that the schema accepts. The rules refuse some, often for an extra character."""
+    """Return specs that the schema accepts. Rules refuse some, often for one extra character."""
     return _values(SCHEMA, "spec", exact=False)
 
 
@@ -114,14 +114,14 @@ class _Enough(BaseException):
 
 
 def many_valid_specs(count: int, wanted: Callable[[Spec], bool] = bool) -> list[Spec]:
-    """Return the first `count` specs that follow from the seed and that are wanted."""
+    """Return the first `count` specs that the seed gives and for which `wanted` is true."""
     found = _drawn(valid_specs(), count, wanted)
     assert len(found) == count
     return found
 
 
 def _drawn(values: Strategy, count: int, wanted: Callable[[Any], bool]) -> list[Any]:
-    """Return the first `count` distinct values that are wanted, or fewer if there are no more."""
+    """Return the first `count` distinct values for which `wanted` is true; all if fewer exist."""
     found: list[Any] = []
 
     @seed(SEED)
@@ -144,7 +144,10 @@ def _drawn(values: Strategy, count: int, wanted: Callable[[Any], bool]) -> list[
 
 
 def without_what_is_refused(spec: Spec) -> Spec | None:
-    """Return the spec without the fields that Python's rules refuse; None if some always remain."""
+    """Return the spec without the fields that Python's rules refuse.
+
+    Removing a field may break another rule. The result is None if 40 rounds do not suffice.
+    """
     spec = copy.deepcopy(spec)
     for _ in range(40):
         problems = LLMService.problems(a_body(spec))
@@ -162,7 +165,7 @@ def _places(path: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def _remove(spec: Any, path: Sequence[str]) -> bool:
-    """Remove the innermost part of `path` that exists; return whether one exists."""
+    """Remove the innermost part of `path` that exists; return False if no part exists."""
     place, remove = spec, None
     for part in path:
         key = int(part) if isinstance(place, list) else part
@@ -227,7 +230,7 @@ def _objects(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
     }
     required = set(schema.get("required", ()))
     optional = [name for name in fields if name not in required]
-    # One draw gives a byte for each field. Separate draws would take most of a spec's time.
+    # One draw gives a byte for each field. Separate draws would take most of the time for a spec.
     choice = st.binary(min_size=len(optional), max_size=len(optional))
 
     @st.composite
@@ -275,5 +278,5 @@ def _texts(schema: Mapping[str, Any], *, exact: bool) -> Strategy:
 
 @cache
 def _samples(form: str, exact: bool) -> list[str]:
-    """Return some texts of the form. Drawing them again for every spec would take minutes."""
+    """Return some texts that have the form. Drawing new ones for every spec would take minutes."""
     return _drawn(st.from_regex(form, fullmatch=exact), 30, bool)

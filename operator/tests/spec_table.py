@@ -120,7 +120,7 @@ _PREFIX = re.compile(
 
 
 _QUOTED_VALUE = re.compile(r'(Invalid value: )(?:"(?:[^"\\]|\\.)*": |-?[0-9]+: (?=must))')
-"""Wrong value in a rule's message. API servers before 1.37 quote the name of its type instead."""
+"""Wrong value in a rule's message. API servers before 1.37 quote the value's type instead."""
 
 _SAID_TWICE = re.compile(r", <nil>: Invalid value: Checked value must be of type [^],]*")
 """Text that API servers since 1.37 add to the message about a number of the wrong type."""

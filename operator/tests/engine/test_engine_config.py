@@ -1,4 +1,4 @@
-"""Tests that the pinned vLLM configures itself as specs say, with a tiny model in each spec."""
+"""Tests that the pinned vLLM configures an engine from the arguments of specs, with tiny models."""
 
 from typing import Any, Final
 
@@ -22,10 +22,10 @@ ACCEPTED_FLAGS: Final = LIKELY["spec.engine.extraArgs[]"]
 DRAFT: Final = "spec.engine.speculativeDecoding"
 
 KNOWN_QUANTIZATIONS: Final = (None, "fp8", "awq")
-"""Quantizations that a random spec may have here. Only vLLM knows the others."""
+"""Quantizations that the random specs here may have. Only vLLM knows which others are valid."""
 
 KNOWN_KERNELS: Final = {None, *LIKELY[f"{DRAFT}.moeBackend"], *LIKELY[f"{DRAFT}.attentionBackend"]}
-"""Backends that a random spec may have here. Only vLLM knows the others."""
+"""Backends that the random specs here may have. Only vLLM knows which others are valid."""
 
 KNOWN_PARSERS: Final = {
     None,
@@ -89,7 +89,7 @@ HINDRANCES: Final = {
     "ValidationError: : Value error, --per-request-spec-decode-metrics requires speculative "
     "decoding to be enabled (via --speculative-config).": "it wants speculation beside it",
 }
-"""Errors that this machine or the tiny model causes. Each was reviewed and has its reason here."""
+"""Errors that this test accepts, each with the reason. Every reason was reviewed."""
 
 
 LEAVES_TRACES: Final = "--enable-return-routed-experts"

@@ -1,4 +1,4 @@
-"""Tests that a command line from elsewhere and its spec mean the same to vLLM."""
+"""Tests that vLLM reads the same values from a foreign command line and from its translation."""
 
 from typing import Final
 

@@ -41,7 +41,7 @@ PROMPTS: Final = (
     "The capital of France is",
     "one two three one two three one two three one two",
     "Hello",
-    # The first prompt again, because suffix decoding uses the earlier answers.
+    # This is the first prompt again, because suffix decoding uses the earlier answers.
     "The capital of France is",
 )
 TOKENS: Final = 64
@@ -169,8 +169,8 @@ def test_the_engine_keeps_the_limits_of_a_batch(plain: ModelServer) -> None:
     assert running == BATCHING["maxNumSeqs"]
     assert 0 < waiting <= BATCHING["maxQueuedRequests"]
     assert set(statuses) == {200, 503}
-    # vLLM counts a prompt in the step that computes its last part, so its metrics do not show the
-    # tokens of each step.
+    # vLLM counts a prompt in the step that computes its last part, so vLLM's metrics do not show
+    # the tokens of each step.
     report = plain.probe("/autoscale").json()
     assert report["maxSequences"] == BATCHING["maxNumSeqs"]
     assert report["maxStepTokens"] == BATCHING["maxNumBatchedTokens"]

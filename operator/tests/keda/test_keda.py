@@ -26,8 +26,8 @@ API_SERVICE = "v1beta1.external.metrics.k8s.io"
 NAMESPACE = "with-keda"
 FOREIGN = ExternalMetrics(is_served=False, owner=OWNER, message="It belongs to KEDA.")
 SYNC_SECONDS = 60.0
-"""Time limit in seconds. KEDA polls every 5 s, and the HPA controller every 15 s, at first perhaps
-without a result."""
+"""Time limit in seconds. KEDA polls every 5 s, and the HPA controller every 15 s. The first polls
+may have no result."""
 STEADY_SECONDS = 150.0
 """Time limit in seconds. The load is known after one minute."""
 
@@ -37,7 +37,7 @@ def api() -> Iterator[Api]:
     """API server of a cluster with KEDA, our CRD and a namespace."""
     found = Api()
     found.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
-    # `kubectl wait` fails at once while the object has no condition, so it is repeated.
+    # `kubectl wait` fails immediately while the object has no condition, so it is repeated.
     eventually(
         lambda: kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
     )
@@ -73,7 +73,7 @@ def test_a_service_follows_its_load_up_and_down_through_keda(api: Api, tmp_path:
         source.say(NAMESPACE, "web", demand_percent=160.0, **told)
         until_replicas(api, "web", 2)
 
-        # An unknown load is never zero: KEDA falls back to the present number of replicas.
+        # An unknown load does not count as zero: KEDA falls back to the present number of replicas.
         source.be_silent(NAMESPACE, "web")
         holds_for(40, lambda: api.get(DEPLOYMENTS, NAMESPACE, "web")["spec"]["replicas"] == 2)
 

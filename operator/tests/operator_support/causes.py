@@ -1,6 +1,6 @@
-"""Finds the tests that cause each reason. Such a test has the marker `causes` in its source.
+"""Finds, for each reason of a condition, the tests that cause it: they have the marker `causes`.
 
-The source of all tiers is read, because no tier can collect the tests of all the others.
+This module reads the source of all tests, because no tier can collect the tests of every tier.
 """
 
 import ast
@@ -23,8 +23,9 @@ class Cause:
 
 
 def causes_in(repository: Path) -> Iterator[Cause]:
-    """Yield each pair of a marked test and its reason in the repository. Raises ValueError for a
-    wrong marker.
+    """Yield each marked test in the repository with its reason.
+
+    Raises ValueError for a wrong marker.
     """
     for folder in TESTS:
         for path in sorted((repository / folder).rglob("test_*.py")):
@@ -32,8 +33,9 @@ def causes_in(repository: Path) -> Iterator[Cause]:
 
 
 def causes_of(source: str, path: str) -> Iterator[Cause]:
-    """Yield each pair of a marked test and its reason in one file. A marker may be on a test, or on
-    a parameter of the test.
+    """Yield each marked test in one file with its reason.
+
+    The marker may be on the test or on one of its parameters.
 
     Raises ValueError for a wrong marker.
     """

@@ -44,8 +44,8 @@ CHANGES: Final[Mapping[str, Spec]] = {
     "caBundle": {"caBundle": {"configMapKeyRef": {"name": "authority", "key": "ca.crt"}}},
     "suspend": {"suspend": True},
 }
-"""Parts that replace those of the spec `BASE`. Each field of the spec has at least one change, and
-so has each part with a child of its own."""
+"""Changes by name, each with the parts that replace those of the spec `BASE`. Together they change
+each field of the spec, and each part that has a child of its own."""
 
 
 @dataclass(frozen=True)

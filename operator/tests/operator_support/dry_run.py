@@ -9,7 +9,7 @@ from operator_support.processes import Api
 from operator_support.services import a_body
 
 NAMESPACE: Final = "default"
-"""Any existing namespace, because nothing is stored in it."""
+"""Any existing namespace suffices, because nothing is stored in it."""
 
 
 def an_object(spec: Mapping[str, Any], name: str = "valid") -> dict[str, Any]:

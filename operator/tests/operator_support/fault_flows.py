@@ -67,9 +67,9 @@ def service_of(name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, 
 
 
 def children_in(api: Api, namespace: str, *, with_versions: bool = False) -> State:
-    """Return all children in a namespace, without the fields that differ between equal children.
+    """Return all children in a namespace, without fields in which equal children may differ.
 
-    `with_versions` adds each uid and generation.
+    `with_versions` adds the uid and the generation of each child.
     """
     found = {}
     for kind in SERVED_KINDS:
@@ -122,7 +122,7 @@ class Crash:
     """Number of the operator's writes that the API server has received."""
     is_killed: bool = False
     is_at_its_write: bool = False
-    """True if the operator was killed at the write `number`, and not at rest."""
+    """True if the operator was killed at the write `number`, and not later while it was idle."""
 
     def arm(self) -> None:
         self.proxy.faults.before = self._before
@@ -151,8 +151,8 @@ class Crash:
     def until_killed(self) -> None:
         """Wait for the kill.
 
-        If the write does not come, because two writes of a status became one, kill the operator at
-        rest.
+        If the write never comes, because two writes of a status became one, kill the operator
+        while it is idle.
         """
         with contextlib.suppress(AssertionError):
             eventually(lambda: self.is_killed, _KILLED_WITHIN_SECONDS)

@@ -137,7 +137,7 @@ _CLOSING_SECONDS = 0.25
 
 
 class FaultProxy:
-    """Forwards to the API server of KUBECONFIG, in a thread of its own."""
+    """Forwards requests to the API server that KUBECONFIG names, in a thread of its own."""
 
     def __init__(self) -> None:
         self.faults = Faults()

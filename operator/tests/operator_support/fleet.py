@@ -29,7 +29,7 @@ def delays(bucket: int, count: float) -> tuple[float, ...]:
 
 @dataclass
 class Pods:
-    """Pods of one service, each with a simulated model server. It is also the fleet's `Engines`."""
+    """Pods of one service, each with a simulated model server. Implements the fleet's `Engines`."""
 
     servers: dict[str, Server] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
@@ -98,7 +98,7 @@ def service(**status: Any) -> Manifest:
 
 @dataclass
 class BadConnection:
-    """Connection of one metrics server to the pods, which fails for the pods in `silent`."""
+    """A metrics server's connection to the pods. It fails for the pods in `silent`."""
 
     pods: Pods
     silent: set[str] = field(default_factory=set)

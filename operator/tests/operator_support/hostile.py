@@ -40,7 +40,7 @@ class Tenant:
         self.seed = seed
         self.namespace = namespace
         self.webhook = "allow"
-        """Present action of the webhook on a write."""
+        """What the webhook currently does with a write."""
         self.done: list[str] = []
         self._draw = random.Random(seed)
         self._api = Api()
@@ -71,7 +71,7 @@ class Tenant:
         self._api.create(LLMSERVICES, make_service(FOREIGN, self.namespace, autoscaling=SCALED))
 
     def disturb(self, until: float) -> None:
-        """Make one random change after another until the time `until` of `time.monotonic`."""
+        """Make one random change after another until `time.monotonic` reaches `until`."""
         while time.monotonic() < until:
             act = self._draw.choice(ACTS)
             try:

@@ -15,10 +15,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 @dataclass(frozen=True)
 class Intruder:
-    """Sends requests to a metrics server directly, with certificates that it has issued itself."""
+    """Sends requests directly to a metrics server. It issues its client certificates itself."""
 
     trust: str
-    """Certificate of the authority that signed the server's, as PEM."""
+    """PEM certificate of the authority that signed the server's certificate."""
     host: str
     """Name in the server's certificate."""
     port: int

@@ -1,7 +1,7 @@
 """A second, fictitious kind of workload, whose replicas each have a server pod and a worker pod.
 
-It shows that a kind of workload needs only one class and its registration. Its object, status and
-labels differ from a Deployment's on purpose.
+It shows that a kind of workload needs only one class and its registration. The object, status
+and labels of this kind differ from a Deployment's on purpose.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

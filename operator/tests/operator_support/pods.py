@@ -37,9 +37,9 @@ def an_unstarted_pod(seconds: float, *, acknowledged: bool = True, **fields: Any
 
 
 def beside(ready: bool = True, reason: str = "", **status: Any) -> Manifest:
-    """Return a pod that is not Ready and whose model server has started.
+    """Return a pod that is not Ready, although its model server has started.
 
-    `ready` says whether the model server is ready.
+    `ready` says whether the container of the model server is ready.
     """
     pod = a_pod(RUNNING, started=True, changed="2026-01-02T03:01:00Z")
     pod["status"]["containerStatuses"][0]["ready"] = ready

@@ -192,7 +192,7 @@ def make_pods_ready(
 
 
 def free_the_lease(api: Api, namespace: str) -> None:
-    """Let the next operator lead at once, before the Lease of the killed operator expires."""
+    """Let the next operator lead immediately, before the Lease of the killed operator expires."""
     api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
 
 
@@ -207,11 +207,11 @@ def utc_now() -> datetime:
 
 
 _PORTS = range(10_000, 30_000)
-"""Ports that no outgoing connection gets. A listener on port 0 may get one of the other ports."""
+"""Ports that the kernel gives neither to outgoing connections nor to listeners on port 0."""
 
 
 def free_port() -> int:
-    """Return a free port, which no outgoing connection gets by chance."""
+    """Return a free port that no outgoing connection can get by chance."""
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("", port))
@@ -226,7 +226,7 @@ class Running(Protocol):
     def pid(self) -> int: ...
 
     def poll(self) -> int | None:
-        """Return the exit code. None while the process runs."""
+        """Return the exit code; None while the process runs."""
 
     def wait(self, timeout: float) -> int: ...
 

@@ -31,8 +31,8 @@ class RacingCluster:
         self.read_kinds: list[Kind] = []
         self._versions = itertools.count(100)
         self.changes: dict[str, dict[str, Any]] = {}
-        """New spec that another client writes right before the next write of the status. The only
-        key is LLMService."""
+        """By kind, the new spec that another client writes right before the next write of the
+        status. The only kind is LLMService."""
         self.unserved: set[Kind] = set()
         self.events: dict[str, list[dict[str, Any]]] = {}
         """Events by the uid of the object that they are about."""
@@ -94,8 +94,8 @@ class RacingCluster:
         stored = {**as_live(manifest), "status": known.get("status", {})}
         self.webhook(stored)
         if kind is DEPLOYMENTS and known:
-            # A field of another manager stays. A field that only the operator owned and now leaves
-            # out gets its default.
+            # A field of another manager stays. A field that only the operator owned, and that it
+            # now leaves out, gets its default.
             is_left_out = owns_field(known, "spec", "replicas")
             replicas = 1 if is_left_out else known["spec"]["replicas"]
             stored["spec"] = {"replicas": replicas, **stored["spec"]}
@@ -225,7 +225,7 @@ class OneService:
             try:
                 again = await self.reconciler.reconcile(KEY)
             except ClusterError:
-                # The queue would try again.
+                # The work queue would retry the pass.
                 again = 0.0
             if again != 0.0:
                 return again

@@ -18,10 +18,10 @@ from llmservice_operator.settings import OperatorSettings, ServerImages
 
 REPOSITORY = Path(__file__).parents[3]
 HARMLESS_FLAG = "--response-role"
-"""A flag that every engine version has and extraArgs accepts. It is unlikely to get a field."""
+"""Flag that every engine version has and extraArgs accepts. No field is likely to replace it."""
 HARMLESS_ARG = f"{HARMLESS_FLAG}=assistant"
 HARMLESS_SWITCH = "--return-tokens-as-token-ids"
-"""A switch with the same properties."""
+"""Switch that every engine version has and extraArgs accepts. No field is likely to replace it."""
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = OperatorSettings(
     images=ServerImages(
@@ -42,7 +42,7 @@ def a_body(spec: Mapping[str, Any] | None = None, **root: Any) -> dict[str, Any]
 
 
 def refusal_of(spec: Mapping[str, Any]) -> str:
-    """Return the message with which the operator refuses the spec. Fails if it is accepted."""
+    """Return the message with which the operator refuses the spec. Fails for an accepted spec."""
     with pytest.raises(InvalidSpec) as refused:
         LLMService.parse(a_body(spec))
     return str(refused.value)
@@ -73,7 +73,7 @@ given there, and all other mappings by key."""
 
 
 def as_live(manifest: Manifest) -> Manifest:
-    """Return the manifest as the API server returns it after an apply: owned, with defaults."""
+    """Return the manifest as the API server returns it after an apply: with owners and defaults."""
     live = copy.deepcopy(manifest)
     sent = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind")}
     identity = ("name", "namespace", "uid", "resourceVersion")

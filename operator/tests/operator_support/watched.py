@@ -48,7 +48,7 @@ class ApiServer:
     pages: list[tuple[str, Callable[[], web.Response]]] = field(default_factory=list)
     """Responses of a proxy, each for one request whose URL contains the given text."""
     ends_watches: bool = False
-    """True if a watch without further events ends at once."""
+    """True if a watch without further events ends immediately."""
     asked: list[str] = field(default_factory=list)
     """The URL of every request to a collection."""
     encodings: set[str] = field(default_factory=set)
@@ -87,7 +87,7 @@ class ApiServer:
             return stream
         lines = (it if isinstance(it, str) else f"{json.dumps(it)}\n" for it in self.watches.pop(0))
         sent = "".join(lines).encode()
-        # The pieces end anywhere, as on a network.
+        # The pieces end at arbitrary bytes, as on a network.
         for start in range(0, len(sent), 60_000):
             await stream.write(sent[start : start + 60_000])
         return stream
@@ -145,7 +145,7 @@ async def watching(*namespaces: str) -> AsyncIterator[Watching]:
 
 @contextmanager
 def an_api_server(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """Name an API server in KUBECONFIG. The server responds while `serving` runs."""
+    """Yield an API server, which KUBECONFIG names. It responds only while `serving` runs."""
     address = f"http://127.0.0.1:{port}"
     context = {"cluster": "test", "user": "test"}
     path = folder / "kubeconfig"

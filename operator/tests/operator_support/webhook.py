@@ -16,8 +16,8 @@ from operator_support.processes import Api, utc_now
 REGISTRATION = "/apis/admissionregistration.k8s.io/v1"
 
 Review = Callable[[dict[str, Any]], dict[str, Any]]
-"""Takes the object under review, and returns fields of the response. Unless they say otherwise, the
-write is allowed."""
+"""Takes the object under review, and returns fields of the response. The write is allowed unless
+these fields refuse it."""
 
 
 def patched(*operations: dict[str, Any]) -> dict[str, Any]:

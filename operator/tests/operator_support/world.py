@@ -105,7 +105,7 @@ class World:
         self.cache.observe(self.cluster.put(manifest))
 
     def lose(self, kind: Kind, name: str = "llama") -> None:
-        """Delete an object and let the watch, if its kind is watched, report it."""
+        """Delete an object. If its kind is watched, let the watch report the deletion."""
         if kind in self.served:
             self.cache.drop(self.cluster.put(self.cluster.objects[kind, name]))
         del self.cluster.objects[kind, name]

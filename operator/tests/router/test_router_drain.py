@@ -70,7 +70,7 @@ async def test_sigterm_ends_the_pod_after_all_streams(tmp_path: Path) -> None:
         await eventually_in_loop(lambda: replica.active == 5)
         router.send_signal(signal.SIGTERM)
         await until(lambda: probe(503), within=5)
-        # The cluster has not noticed yet, and still sends new clients.
+        # The cluster has not noticed the end yet, and still sends new clients.
         late = asyncio.ensure_future(stream())
         await eventually_in_loop(lambda: replica.active == 6)
         gate.set()

@@ -69,7 +69,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def fresh(bench: Bench) -> AsyncIterator[None]:
-    # A picker sends no request to a replica that has failed, until it is told the replicas again.
+    # After a replica fails, a picker sends it no request until `tell` names the replicas again.
     await bench.pod.tell(bench.replicas)
     yield
     for each in bench.replicas:
@@ -103,7 +103,7 @@ async def test_a_refusal_marked_as_not_me_goes_to_one_other_replica(bench: Bench
 
 
 async def test_the_replica_with_the_only_attempt_is_told_of_no_other(bench: Bench) -> None:
-    # Envoy keeps a body of this size for no second attempt.
+    # Envoy does not keep a body of this size for a second attempt.
     assert (await bench.post("x" * SEEN_BODY_BYTES))[0] == 200
     await bench.pod.tell(bench.replicas[:1])
     assert (await bench.post("the only replica"))[0] == 200

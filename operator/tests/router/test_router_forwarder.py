@@ -68,7 +68,7 @@ async def test_a_stream_gets_comments_and_then_its_answer(tmp_path: Path) -> Non
             assert answer.status == 200
             assert answer.content_type == "text/event-stream"
             assert answer.headers["x-request-id"] == "id-1"
-            # The picker held the request for one heartbeat, so the first comment comes at once.
+            # The picker held the request for one heartbeat, so the first comment comes immediately.
             assert await answer.content.readuntil(b"\n\n") == COMMENT
             await eventually_in_loop(lambda: bench.envoy.tries > 1)
             bench.envoy.handler = answer_events

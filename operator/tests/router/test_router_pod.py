@@ -198,7 +198,7 @@ async def test_a_held_stream_gets_comments_and_then_the_answer(bench: Bench, pic
         os.kill(pid, signal.SIGCONT)
     assert events.startswith(b'data: {"token": 0}\n\n')
     assert events.endswith(DONE)
-    # One header tells the time in the picker and in the forwarder together.
+    # The only such header contains the total time in the picker and in the forwarder.
     (held,) = bench.second.requests[-1].headers.getall(HELD_HEADER)
     assert 1000 <= int(held) < 4000
     # The forwarder tries no other replica after a refusal.

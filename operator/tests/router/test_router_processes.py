@@ -1,4 +1,4 @@
-"""Processes that are started again."""
+"""Child processes, which are restarted when they end."""
 
 import asyncio
 import signal
@@ -55,7 +55,7 @@ async def test_the_pauses_between_starts_grow_and_are_bounded(
 
 
 def deaf(folder: Path) -> tuple[ChildProcess, Path]:
-    """Return a process that ignores its input and SIGTERM, and the file that shows its start."""
+    """Return a process that ignores its input and SIGTERM, and the file that it creates first."""
     started = folder / "started"
     return ChildProcess("deaf", (sys.executable, "-c", DEAF, str(started))), started
 

@@ -1,4 +1,4 @@
-"""Requests through Envoy and a picker to replicas that answer by a clock."""
+"""Requests through Envoy and a picker to replicas that answer after fixed times."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ class Bench:
     client: aiohttp.ClientSession
 
     async def raw(self, *parts: bytes, patience: float = 10) -> bytes:
-        """Send bytes. Return what was received until the end, or within `patience` seconds."""
+        """Send bytes. Return what arrives until the connection ends or `patience` is over."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.pod.settings.client_port)
         received = bytearray()
 
@@ -162,7 +162,7 @@ async def test_chunks_above_the_limit_are_refused(bench: Bench) -> None:
         async with bench.client.post(CHAT, data=chunks()) as response:
             assert response.status == 413
     except aiohttp.ClientConnectionError:
-        pass  # the router closed the connection while the client still sent
+        pass  # the router closed the connection while the client still sent data
 
 
 async def test_long_bodies_arrive_whole(bench: Bench) -> None:

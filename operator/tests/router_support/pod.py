@@ -141,7 +141,7 @@ class Pod:
         reports: Sequence[Snapshot | None] | None = None,
         draining: Sequence[FakeReplica] = (),
     ) -> None:
-        """Tell Envoy which replicas there are, and then the pickers.
+        """Tell first Envoy and then the pickers which replicas there are.
 
         Envoy must know a replica before a picker chooses it.
         """

@@ -1,4 +1,4 @@
-"""Replicas that answer by a clock, each at a loopback address of its own."""
+"""Replicas that answer after fixed times, each at a loopback address of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +10,7 @@ from aiohttp import web
 from llmservice_operator.names import IDENTITY_PATH, OTHER_REPLICA, RETRY_HEADER
 
 SECONDS = 0.02
-"""Time until the first token."""
+"""Time in seconds until the first token."""
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,7 +41,7 @@ class FakeReplica:
         await self._serve(self._identify, self.management_port)
 
     async def stop(self) -> None:
-        """End at once, with every connection."""
+        """Stop immediately, and close every connection."""
         for runner in self._runners:
             if runner.server is not None:
                 for connection in list(runner.server.connections):

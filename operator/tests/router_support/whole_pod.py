@@ -53,7 +53,7 @@ class ServedReplica:
     tokens: int = 3
     token_seconds: float = 0.02
     first_token: asyncio.Event | None = None
-    """Delays each answer until it is set; None delays nothing."""
+    """Delays each answer until this event is set; None delays nothing."""
     status: int = 200
     requests: list[web.BaseRequest] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -61,7 +61,7 @@ class ServedReplica:
     questions: int = 0
     """Number of times that the replica was asked for its report."""
     is_older: bool = False
-    """Whether it is of a release that does not report its identity."""
+    """Whether the replica runs a release that does not report its identity."""
     is_silent: bool = False
     """Whether the replica never answers questions for its report."""
     reports_status: int = 200
@@ -81,7 +81,7 @@ class ServedReplica:
             self._runners.append(runner)
 
     async def stop(self) -> None:
-        """End at once, with all connections."""
+        """Stop immediately, and close every connection."""
         for runner in self._runners:
             server = runner.server
             assert server is not None
@@ -177,7 +177,7 @@ class RouterPod:
         return int(answer.partition(": ")[2] or -1)
 
     async def envoy(self, path: str) -> str:
-        """Return what Envoy's admin socket answers; nothing while Envoy is away."""
+        """Return the answer of Envoy's admin socket; empty while Envoy does not respond."""
         connector = aiohttp.UnixConnector(str(self.settings.run_directory / ADMIN_SOCKET))
         try:
             async with (
@@ -189,7 +189,7 @@ class RouterPod:
             return ""
 
     async def forwarded(self, metric: str) -> float:
-        """Return the value of a metric of the forwarder; 0 without one."""
+        """Return the value of a metric of the forwarder; 0 if the metric is missing."""
         lines = (line.rpartition(" ") for line in (await self.metrics()).splitlines())
         return next((float(value) for name, _, value in lines if name == metric), 0.0)
 

@@ -92,7 +92,7 @@ EIGHT_BY_TWO = {"parallelism": {"tensor": 8, "pipeline": 2}}
 
 
 def refusal(spec: dict[str, Any], **classes: Any) -> str | None:
-    """Return the refusal when the objects are built, or None if the build succeeds."""
+    """Build the objects. Return the message of a refusal, or None if the build succeeds."""
     service = a_service(spec)
     try:
         build_all(Context.of(service, settings(**classes), resolve_pin(service, None, SETTINGS)))

@@ -1,4 +1,4 @@
-"""Tests LoRA adapters: the list that replicas follow, the adapters that are served, the status."""
+"""Tests LoRA adapters: the list that replicas follow, the served adapters, and the status."""
 
 import json
 from typing import Any

@@ -16,7 +16,7 @@ def planned(*fitting_counts: int, verdict: Verdict | None = Verdict.DOES_NOT_FIT
 
 
 class Planner:
-    """Returns the verdict that a model fits on some numbers of GPUs, and `otherwise` on others."""
+    """Returns `Verdict.FITS` for the numbers of GPUs in `fitting_counts`, and else `otherwise`."""
 
     def __init__(self, fitting_counts: tuple[int, ...], otherwise: Verdict | None) -> None:
         self.fitting_counts = fitting_counts

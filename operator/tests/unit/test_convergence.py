@@ -28,7 +28,7 @@ def differing(field: str, live: Any = "theirs") -> list[Difference]:
 
 
 class Writes:
-    """Writes an object as often as the guard allows, with its own clock."""
+    """Writes an object as often as the guard allows. The test sets the clock."""
 
     def __init__(self) -> None:
         self.guard = ConvergenceGuard()
@@ -71,7 +71,7 @@ def test_after_a_minute_any_contest_causes_less_than_one_write_per_second() -> N
     end = writes.now + 600
     number = 0
     while writes.now < end:
-        # The field is another one each time, so that no field is written twice.
+        # Each write is for a different field, so that no field is written twice.
         number += 1
         writes.try_to(differing(f"field-{number}"))
         writes.now += 0.02
@@ -124,7 +124,7 @@ def test_a_rewritten_object_is_not_written_again_for_five_minutes() -> None:
     assert writes.try_to(differing("image"), after=rewritten) is None
     pause = writes.try_to(rewritten)
     assert pause == Pause(LONGEST_PAUSE_SECONDS, is_rewritten=True)
-    # An edit differs from the webhook's value, so it is undone at once.
+    # An edit differs from the webhook's value, so the operator undoes it without a pause.
     assert writes.try_to(differing("image", "edited"), after=rewritten) is None
     writes.now += LONGEST_PAUSE_SECONDS
     assert writes.try_to(rewritten, after=rewritten) is None

@@ -184,8 +184,8 @@ def test_a_service_whose_autoscaling_was_removed_keeps_its_replicas() -> None:
     deployment = objects(removed, live=running(7, before))["Deployment"]
     assert deployment["spec"]["replicas"] == 7
 
-    # Even if the status is lost later, the Deployment itself has the number, and a change by
-    # another client is undone.
+    # The Deployment itself stores the number. So a change by another client is undone even after
+    # the status is lost.
     later = resolve_replicas(
         a_service(), running(9, before, **deployment["metadata"]["annotations"])
     )

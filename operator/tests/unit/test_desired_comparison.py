@@ -1,4 +1,7 @@
-"""Tests that a converged pass writes nothing, and that every difference in own fields is found."""
+"""Tests that a converged pass writes nothing, and that the comparison misses no difference.
+
+It compares the fields that the operator owns.
+"""
 
 import copy
 import json
@@ -77,7 +80,7 @@ def test_a_change_of_the_spec_is_noticed_in_both_directions(
 
 
 def _same(one: Manifest, other: Manifest) -> bool:
-    """Return whether the API server treats both as equal: cpu 1000m is 1, memory 1024Mi is 1Gi."""
+    """Return whether the API server treats both values as equal, such as 1000m and 1 of cpu."""
     text = [
         repr(each).replace("'1000m'", "'1'").replace("'1024Mi'", "'1Gi'") for each in (one, other)
     ]

@@ -9,7 +9,7 @@ from llmservice_operator.settings import OperatorSettings
 from operator_support.examples import EXAMPLES, GOLDEN, example_text
 
 MEAN_ALL = {"podSelector", "namespaceSelector"}
-"""Selectors that the API server keeps if they are empty, because they then select everything."""
+"""Selectors that the API server keeps even if empty, because an empty one selects everything."""
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -274,8 +274,9 @@ def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagFie
 
 
 def has_an_off(field: FlagField) -> bool:
-    """Return whether the value `false` of the field becomes an argument. It does not if it is the
-    default.
+    """Return whether the value `false` of the field becomes an argument.
+
+    The default does not become an argument.
     """
     is_boolean = schema_of(field.name).get("type") == "boolean"
     is_switch = TABLES[ENGINE_VERSION][field.flag.name].kind is FlagKind.SWITCH

@@ -218,7 +218,7 @@ REFUSED_FROM_THE_BEGINNING: Final = {
     *("--kv-cache-dtype", "--kv-offloading-size", "--chat-template", "--enable-auto-tool-choice"),
     *("--tool-call-parser", "--reasoning-parser"),
 }
-"""Flags that had their field in the first release. No further flag may be added."""
+"""Flags that already had a field in the first release. Add no other flag here."""
 
 
 @pytest.mark.parametrize("field", FLAG_FIELDS, ids=lambda field: field.name)

@@ -1,4 +1,4 @@
-"""Tests that the cache recovers from lost, repeated and late events, and from lists in their place.
+"""Tests that the cache recovers from lost, repeated and late events, and when a list replaces them.
 
 The reflector, the cache and the audit are real. The API server is in memory, because a real one
 would only take more time.

@@ -126,7 +126,7 @@ class Server:
             await asyncio.gather(running, return_exceptions=True)
 
     def client(self, certificate: str | None) -> ssl.SSLContext:
-        """Return the context of a client that trusts the caBundle, as the API server does."""
+        """Return the TLS context of a client that trusts the caBundle, as the API server does."""
         context = ssl.create_default_context(cadata=self.secure.authority().decode())
         if certificate is not None:
             context.load_cert_chain(
@@ -378,7 +378,7 @@ async def test_without_an_authorizer_every_client_is_refused(server: Server) -> 
     assert "rights cannot be looked up" in body["message"]
 
 
-# If a change of the listener interrupts a handshake, the garbage collector may close its socket.
+# If a change of the listener interrupts a handshake, the garbage collector may close the socket.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_rotated_authorities_are_valid_at_once_and_the_old_ones_are_not(
     server: Server,

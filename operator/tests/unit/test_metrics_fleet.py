@@ -255,7 +255,7 @@ async def test_another_model_is_learned_anew_and_from_its_own_replicas_alone(
     before = fleet.learned[KEY].step_seconds
     world.services = [serving_other(model or world.services[0]["spec"]["model"]["uri"])]
     await world.run(TICK, 8, fleet)
-    # Nothing is forgotten yet, because the pods of the new model may be as fast.
+    # Nothing is forgotten yet, because the new model may be as fast as the old one.
     assert fleet.learned[KEY].step_seconds == pytest.approx(before, rel=0.2)
 
     for name in ("new-a", "new-b"):

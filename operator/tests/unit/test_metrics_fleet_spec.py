@@ -1,4 +1,4 @@
-"""Tests the metrics server's use of the spec: its limits, target and prior."""
+"""Tests what the metrics server takes from the spec: limits, target and prior."""
 
 from typing import Any
 

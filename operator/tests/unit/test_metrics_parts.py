@@ -115,7 +115,7 @@ def test_every_metric_names_its_total_in_the_report(
 
 
 class Written:
-    """A cluster that records the applies to a status."""
+    """A cluster that records every applied status and its field manager."""
 
     def __init__(self) -> None:
         self.applied: list[tuple[Manifest, str]] = []

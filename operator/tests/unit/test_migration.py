@@ -1,4 +1,4 @@
-"""Tests that a field of another project is answered with the name of our field."""
+"""Tests that a field of another project is refused with a message that names our field."""
 
 import re
 from collections.abc import Iterator, Mapping

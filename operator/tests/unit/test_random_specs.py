@@ -26,7 +26,7 @@ from random_specs import SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 
 PAIRS = 1000
-"""Number of pairs of specs. The tests try 2,000 specs."""
+"""Number of pairs of specs, so the tests try 2,000 specs."""
 
 
 class Operator:

@@ -1,4 +1,7 @@
-"""Tests that replicas and engine pin are kept after suspension, a lost status and orphaning."""
+"""Tests that a service keeps its number of replicas and its engine.
+
+The service is suspended, loses its status, or is deleted without its children.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tests that pods stay unchanged if the spec cannot be built, while everything else follows it."""
+"""Tests that pods stay unchanged if the spec cannot be built, while all else follows the spec."""
 
 import copy
 from pathlib import Path
@@ -39,7 +39,7 @@ def template(world: World) -> dict[str, Any]:
 
 
 def pin_unknown_engine(world: World) -> None:
-    """Leave the status of a newer operator that was rolled back to this version."""
+    """Store the status that a newer operator leaves after a rollback to this version."""
     body = world.cluster.objects[LLMSERVICES, "llama"]
     engine = {"image": "registry/cpu:newer", "version": "0.99.0", "defaultFor": "cpu"}
     world.see({**body, "status": {**body["status"], "engine": engine}})

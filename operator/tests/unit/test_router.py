@@ -119,7 +119,7 @@ def test_a_router_that_no_client_has_reached_is_removed_at_once() -> None:
 
 
 def switched_off(live: Manifest) -> list[tuple[float, bool, int, bool]]:
-    """Return each time at which a router that is switched off changes, with its state then."""
+    """Return each state of a router after it is switched off, with the time when it begins."""
     seen, now, status = [], NOW, recorded("Serving", 3600)
     for _ in range(10):
         found = decide({**OFF, "suspend": False}, status, live, now=now)
@@ -136,7 +136,8 @@ def switched_off(live: Manifest) -> list[tuple[float, bool, int, bool]]:
 def test_a_router_that_is_switched_off_ends_in_an_order_that_loses_no_request() -> None:
     # The replicas are opened first. Then clients move, and the router pods end when no new clients
     # arrive. The pods keep their addresses and their NetworkPolicy until they have completed their
-    # requests: 300 seconds in the router, 600 on a replica, and 5 + 15 to leave.
+    # requests: 5 seconds for late requests, 300 for the wait in the router, 600 for the answer of a
+    # replica, and 15 for the exit of the processes.
     moved, ended = POLICY_SECONDS, POLICY_SECONDS + SELECTOR_SECONDS
     assert switched_off(READY) == [
         (0, True, 2, True),

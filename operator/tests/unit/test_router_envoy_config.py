@@ -32,7 +32,7 @@ def test_every_listener_removes_the_headers_of_the_proxy(tmp_path: Path) -> None
             mutation["remove_on_match"]["key_matcher"]["prefix"]
             for mutation in extension["typed_config"]["mutations"]
         }
-    # The forwarder tells the time for which it held a request.
+    # The headers that the forwarder sets are kept. One says how long it held the request.
     of_envoy = {"x-envoy-", "x-gateway-"}
     assert removed == {"clients": of_envoy | {OWN_HEADERS}, "forwarded": of_envoy}
 

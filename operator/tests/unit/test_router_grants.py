@@ -19,7 +19,7 @@ async def test_a_request_waits_for_its_turn() -> None:
     assert await grants.take(100)
     first = asyncio.ensure_future(grants.take(80))
     await asyncio.wait({first}, timeout=0)
-    # It would fit as soon as the first one, but must not overtake it.
+    # This request would fit before the first one, but must not overtake it.
     second = asyncio.ensure_future(grants.take(10))
     await asyncio.wait({second}, timeout=0)
     assert not await grants.take(1)

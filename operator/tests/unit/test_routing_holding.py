@@ -1,4 +1,4 @@
-"""Tests of the held requests: which are held, and in which order they get a replica."""
+"""Tests which requests are held, and in which order they get a replica."""
 
 from dataclasses import replace
 from itertools import count
@@ -26,7 +26,7 @@ REPORT = Snapshot(
 )
 CACHE_TOKENS = 400_000.0
 SECOND_BLOCKS = 64
-"""Blocks of a prompt that takes a replica about one second."""
+"""Number of blocks of a prompt that a replica computes in about one second."""
 NUMBERS = count()
 
 
@@ -44,14 +44,14 @@ def request(
     size: int = 0,
     deadline: float = float("inf"),
 ) -> Request:
-    """Return a request whose prompt takes `seconds`, and shares no prefix with another prompt."""
+    """Return a request whose prompt takes `seconds` and shares no prefix with others."""
     number, blocks = next(NUMBERS), int(seconds * SECOND_BLOCKS)
     chain = range(number << 20, (number << 20) + blocks)
     return Request(number, Prompt(chain, blocks * BLOCK_BYTES), size, key, priority, deadline)
 
 
 def fill(made: Holding, now: float = 0.0) -> list[int]:
-    """Route requests of one second until one is held. Return the numbers of the requests sent."""
+    """Route requests of one second until one is held; return the numbers of the others."""
     sent = []
     while made.pick(wanted := request(), now) is not None:
         sent.append(wanted.number)

@@ -1,4 +1,4 @@
-"""Tests what scaling remembers: ticks, lines, cold starts, κ, windows and calibrations."""
+"""Tests what scaling remembers: ticks, fitted lines, cold starts, κ, windows and calibrations."""
 
 from dataclasses import replace
 from typing import Any

@@ -96,7 +96,7 @@ def test_pods_set_no_user_and_no_group_if_the_namespace_assigns_them() -> None:
 
 
 def proxy_ports(policy: Any) -> list[int]:
-    """Return the ports of the last rule. Without a proxy, it is the rule of the hub."""
+    """Return the ports of the last rule. Without a proxy, the last rule is that of the hub."""
     return [each["port"] for each in policy["spec"]["egress"][-1]["ports"]]
 
 

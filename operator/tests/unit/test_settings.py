@@ -195,7 +195,7 @@ def test_only_from_environment_reads_variables(monkeypatch: pytest.MonkeyPatch) 
         "LLMSERVICE_OPERATOR_IMAGES",
         "LLMSERVICE_OPERATOR_METRICS_SERVER",
         "LLMSERVICE_OPERATOR_GPU",
-        "LLMSERVICE_OPERATOR_SERVICE_PORT",  # of a Service named llmservice-operator
+        "LLMSERVICE_OPERATOR_SERVICE_PORT",  # set for a Service named llmservice-operator
         "SERVER_IMAGE_GPU",
         "HEALTH_PORT",
         "llmservice_operator_health_port",

@@ -84,7 +84,7 @@ def test_a_long_text_is_cut_to_its_beginning_and_keeps_the_hint() -> None:
     "said",
     [
         written("Tired", "I sleep."),
-        # This is a reason, but no model server reports it.
+        # QuotaExceeded is a reason of the operator, but no model server reports it.
         written("QuotaExceeded", "I sleep."),
         written("Tired", "I sleep.", format=3, mood="bad"),
     ],
@@ -133,7 +133,7 @@ def test_the_message_of_a_released_server_is_shown_with_one_hint(text: str) -> N
 
 
 def test_every_reason_that_v0_1_0_could_give_is_recorded() -> None:
-    """No later version of the operator may lose these reasons of the server."""
+    """Every later version of the operator must understand these reasons of the server."""
     said = {json.loads(text)["reason"] for name, text in RELEASED.items() if "v0.1.0" in name}
     assert said == {
         *("CacheLost", "ContextDoesNotFit", "EngineDied", "EngineHung", "GPUOutOfMemory"),

@@ -1,4 +1,4 @@
-"""Tests that a bad response ends no other stream, and that repeated requests have pauses."""
+"""Tests that a bad response ends no other stream, and that a pause precedes each retry."""
 
 import asyncio
 from collections.abc import Iterator
@@ -161,7 +161,7 @@ async def test_watches_that_end_at_once_are_restarted_after_a_growing_pause(
         begun = loop.time()
         await eventually_in_loop(lambda: loop.time() - begun > 4.0)
         watches = [it for it in server.asked if "watch" in it]
-        # Watches begin at once, after 1 more second, and after 2 more seconds.
+        # Watches begin immediately, after 1 more second, and after 2 more seconds.
         assert 3 <= len(watches) <= 5
 
 

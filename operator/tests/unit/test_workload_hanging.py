@@ -1,4 +1,4 @@
-"""Tests pods that are refused, do not start, end or lose their node, with real messages."""
+"""Tests pods that are refused, do not start, do not end, or lose their node, with real messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -204,7 +204,7 @@ def test_a_pod_that_its_node_does_not_acknowledge_is_on_a_lost_node() -> None:
     assert "node-7" in said
 
 
-# Pods whose model server is not the cause.
+# Pods that are not Ready for a reason outside the model server.
 
 
 PROXY = {"name": "istio-proxy", "ready": False, "state": {"running": {}}}
@@ -362,7 +362,7 @@ def test_an_old_pod_frees_what_its_init_containers_and_sidecars_take_of_a_quota(
         message = over_quota(f"memory={refused_memory}", "memory=10Gi", "memory=10Gi")
         assert fits_after_one_ends(message, [pod]) is fits
     del pod["spec"]["initContainers"][0]
-    # Without it, the other init container and the sidecar take the most: 8 Gi together.
+    # Without `download`, the other init container and the sidecar take the most: 8 Gi together.
     for refused_memory, fits in (("9Gi", True), ("10Gi", False)):
         message = over_quota(f"memory={refused_memory}", "memory=9Gi", "memory=9Gi")
         assert fits_after_one_ends(message, [pod]) is fits
@@ -436,7 +436,7 @@ def test_an_old_pod_that_does_not_end_and_holds_up_new_ones_is_reported() -> Non
     reason, said = told(seen(old, replicas=0, updated=0))
     assert reason is Reason.NODE_LOST
     assert "node-7 does not end the pod qwen-old-1" in said
-    # A new pod does not wait for it.
+    # There is no problem if no new pod waits for the old pod.
     assert seen(old, a_pod(RUNNING, ready=True), ready=1).problem is None
     assert seen(old, replicas=0, updated=0, desired=0).problem is None
 

@@ -24,7 +24,7 @@ UPGRADED_GPU = EnginePin("registry/gpu:2", "0.33.0", "nvidia", untried=True)
 
 
 def pinned(pin: EnginePin, spec: dict[str, Any] | None = None) -> LLMService:
-    """Return the service after a pass that reported this pin."""
+    """Return a service whose status reports the engine in `pin`."""
     engine = EngineStatus.model_validate(dataclasses.asdict(pin))
     status = {"engine": engine.model_dump(by_alias=True, exclude_none=True)}
     return a_service(spec, status=status)

@@ -250,7 +250,7 @@ async def test_no_retry_waits_longer_than_the_limit_whatever_the_api_server_asks
 async def test_no_retry_waits_longer_than_the_limit_however_many_keys_fail_however_often(
     clock: StandingClock, observer: Observer
 ) -> None:
-    """Events cause passes at once, so passes can fail far more often than they are retried."""
+    """Events start passes that wait for no retry, so far more passes than retries can fail."""
     queue: WorkQueue[int] = WorkQueue(
         observer, clock=clock, uniform=lambda low, high: high, group_of=lambda _: "team"
     )
@@ -448,5 +448,5 @@ async def test_passes_that_wait_for_nothing_let_other_tasks_run_between_them(
         queue.add(f"service-{number}")
     await eventually_in_loop(lambda: len(seen) == 100)
     await stop(workers)
-    # Without iterations of the loop between passes, no call would have run before the last pass.
+    # Without iterations of the loop between passes, no callback would run before the last pass.
     assert seen[-1] >= 90

@@ -34,8 +34,8 @@ cpu_platform small defaults for a CPU-only engine
 model_infos  vLLM's information about model classes, stored in the image
 download     downloads weights and reports the progress
 trust        trusts the certificate authorities of a mounted bundle
-filling      fills the model cache, in turns when servers share it
-shared_cache the turns of servers that share a cache
+filling      fills the model cache; servers that share it take turns
+shared_cache gives one server at a time the right to fill a shared cache
 adapters     downloads, loads, serves and unloads LoRA adapters while the server runs
 adapter_list, adapter_files, engine_adapters  the list, files and engine calls of adapters
 smoke_test   sends the server a test request before it is ready

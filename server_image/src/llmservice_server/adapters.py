@@ -83,7 +83,8 @@ class _Held:
     """Whether the server may become ready without waiting for the adapter."""
 
     may_use: frozenset[object] | None = None
-    """Requests that were in progress when the adapter left the list; None for a listed adapter."""
+    """Requests that may still use the adapter because they were in progress when it left the list;
+    None for a listed adapter."""
 
     unused_since: float | None = None
 

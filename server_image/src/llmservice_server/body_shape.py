@@ -59,7 +59,7 @@ on the event loop that serves every client. Tokenizing this length takes 50 mill
 _OTHER = Route("", "none of the known routes")
 
 _FEW = 256
-"""Number of values up to which no field can have too many entries."""
+"""Number of values in a body up to which no field of the body can have too many entries."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
     """
     kind = content_type.partition(b";")[0].strip().lower()
     if kind.startswith(b"multipart/"):
-        return Shape()  # the framework limits the number of its parts
+        return Shape()  # the framework limits the number of parts
     if kind == b"application/x-www-form-urlencoded":
         if body.count(b"&") >= _MAX_FORM_FIELDS:
             raise BadShape(f"the form has more than {_MAX_FORM_FIELDS} fields; send fewer")
@@ -135,8 +135,8 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
     """Return the body without the content of its strings."""
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if unescaped.count(b'"') > 4 * max_values:
-        # A value and its name have at most four quotes, so a valid body with more quotes exceeds
-        # the limit.
+        # A value and its name have at most four quotes together, so a valid body with so many
+        # quotes exceeds the limit.
         raise BadShape(
             f"the body has more than {max_values} values; split it into several requests"
         )

@@ -119,10 +119,10 @@ def model_inspections() -> dict[str, Callable[[], object]]:
 
 
 def tell_steps(configuration: Any) -> bool:
-    """Make the engine report the content of every step; return whether the flags ask for its log.
+    """Make the engine report the content of every step; return whether flags ask for a step log.
 
-    vLLM collects the content of a step for this log, which gets one line per step. Older versions
-    cannot report the content in another way, so this function changes nothing for them.
+    vLLM collects the content of a step for the step log, which has one line per step. Older
+    versions cannot report the content in another way, so this function changes nothing for them.
     """
     stats: Any = importlib.import_module("vllm.v1.metrics.stats")
     observability = configuration.observability_config

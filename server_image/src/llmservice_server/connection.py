@@ -124,7 +124,7 @@ class LimitedConnection(HttpToolsProtocol):
             _end_with_the_connection(self.cycle)
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body and its allowed framing bytes off the count of framing bytes."""
+        """Subtract a part of the body, and the framing that it allows, from the framing bytes."""
         self._framing = max(0, self._framing - (1 + _FRAMING_PER_BODY_BYTE) * len(body))
         super().on_body(body)
 

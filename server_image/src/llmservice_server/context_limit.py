@@ -15,7 +15,7 @@ _ROOM_SHARE = 4
 answer of unknown length."""
 
 _MAX_ROOM = 1024
-"""Maximum of that room in tokens. The value is an estimate: the length of a long answer."""
+"""Maximum room in tokens for an answer of unknown length. It estimates the length of a long one."""
 
 
 def room_for_answer(context: int, max_tokens: int) -> int:

@@ -17,7 +17,8 @@ _QUIET_SECONDS = 0.5
 """Time in seconds without a request, after which the drain is complete.
 
 A client whose response began before the drain does not know that its connection will close. If the
-client sends its next request at once, it still gets a response, whose headers announce the close.
+client sends its next request right away, it still gets a response, whose headers announce the
+close.
 """
 
 
@@ -32,7 +33,7 @@ async def drain(
 
     For the first `pre_stop_seconds`, new requests are served as before, because they arrive until
     every proxy has noticed that this replica is not ready. After that, new requests are refused. If
-    the engine is lost, no request can be finished, so the function returns at once.
+    the engine is lost, no request can be finished, so the function returns immediately.
     """
     lifecycle.enter(Phase.DRAINING)
     logger.info("draining; %d requests in flight", in_flight.count)

@@ -56,11 +56,11 @@ _OF_A_FEW_MODELS = {
     "/v1/decisions": "openai_serving_decisions",
     "/v1/systemone": "serving_structured_decisions",
 }
-"""Route -> attribute of the application's state with vLLM's handler. The handler is None for a
-model without the route."""
+"""Route -> attribute of the application's state that contains vLLM's handler. The handler is None
+for a model without the route."""
 
 _STEP_OF_BEAMS = re.compile(r"-beam-\d+$")
-"""End of the request ids of vLLM's beam search."""
+"""Pattern of the end of the request ids in vLLM's beam search."""
 
 
 class Engine:
@@ -412,8 +412,8 @@ async def _followed(
 def step_recorder(vllm: Vllm, usage: EngineUsage, *, logs_steps: bool) -> Any:
     """Return the class of a stat logger that records every step of the engine in `usage`.
 
-    vLLM calls this logger before its own loggers. Without `logs_steps`, it removes the data from
-    which vLLM's loggers would write one line per step.
+    vLLM calls this logger before its own loggers. Without `logs_steps`, this logger removes the
+    data from which vLLM's loggers would write one line per step.
     """
 
     class StepRecorder(vllm.StatLoggerBase):  # type: ignore[misc,name-defined]
