@@ -9,8 +9,8 @@ import urllib.error
 import urllib.request
 
 REFUSED_SECONDS = 10.0
-"""Time in seconds during which a refused connection is tried again. kube-proxy may route to a pod
-only a second after the pod is Ready."""
+"""Time in seconds during which a refused connection is tried again. kube-proxy may need a second
+after a pod is Ready before it routes to the pod."""
 
 request = urllib.request.Request(
     sys.argv[1], data=sys.stdin.buffer.read(), headers={"Content-Type": "application/json"}

@@ -31,8 +31,8 @@ NAME = "smollm2-cpu"
 SERVED_MODEL = "smollm2"
 PROMPT = "The capital of France is"
 READY_WITHIN_SECONDS = 600
-"""Time limit in seconds until the example is Ready. It is an estimate. The example usually needs
-much less than a minute, and a slow machine may take ten minutes."""
+"""Time limit in seconds until the example is Ready. It is an estimate: the example usually needs
+much less than a minute, but a slow machine may take ten minutes."""
 
 
 class Steps:

@@ -142,7 +142,7 @@ TIERS = (
 
 
 Lane = tuple[str, ...]
-"""Names of tiers that run in sequence, in parallel with the other lanes."""
+"""Names of tiers that run one after another, while the other lanes run in parallel."""
 
 LANES: tuple[Lane, ...] = (
     ("unit", "bench", "router"),

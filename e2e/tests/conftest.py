@@ -55,7 +55,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     cluster.create_namespace(name)
     yield name
     # Pods are deleted first. If a namespace still has pods, the namespace controller checks it
-    # again only after half of their termination grace period, which is five minutes here.
+    # again only after half of their termination grace period: after five minutes here.
     cluster.kubectl("delete", "llm", "--all", "-n", name)
     eventually(lambda: not cluster.list("pods", name), within=PATIENCE, describe="pods gone")
     cluster.kubectl("delete", "namespace", name, "--timeout=120s")

@@ -32,7 +32,8 @@ def test_two_replicas_fill_one_claim_and_leave_it_when_they_go(
 ) -> None:
     folder, name = tmp_path / "claim", f"cache-{local_cluster_name}"
     folder.mkdir()
-    # The kubelet does not apply fsGroup to a hostPath volume, so every user may write here.
+    # The kubelet does not apply fsGroup to a hostPath volume, so every user must have the right
+    # to write here.
     folder.chmod(0o777)
     spec = {
         "capacity": {"storage": "1Gi"},

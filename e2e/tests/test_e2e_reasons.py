@@ -99,7 +99,7 @@ def until_reason(
 
 @pytest.fixture(scope="module", autouse=True)
 def services(cluster: Cluster, namespace: str, images: Images) -> None:
-    """Create all services at once, because most fail while others still wait for a CPU."""
+    """Create all services together: most can fail while others still wait for a CPU."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

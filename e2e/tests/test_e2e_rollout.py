@@ -17,7 +17,7 @@ pytestmark = pytest.mark.local
 
 SINGLE, PAIR = "single", "pair"
 OTHER_GPU = "example.com/gpu"
-"""Resource that only the single replica requests, so that both rollouts can wait at the same
+"""Resource that only the service SINGLE requests, so that both rollouts can wait at the same
 time."""
 
 

@@ -1,7 +1,7 @@
 """Tests rounds of failing rollouts under the load of clients that do not retry.
 
 `make test-faults PART=rollouts` runs 20 rounds; LLMSERVICE_TEST_ROUNDS sets another number. Each
-round has one rollout of each kind.
+round has one rollout for each kind of mistake.
 """
 
 import contextlib

@@ -28,7 +28,7 @@ CLIENTS = 96
 """Number of clients. It is large enough for a constant rate even when responses are late."""
 SATURATION_SECONDS = 20.0
 OVERLOAD = 1.1
-"""Overload as a share of the throughput of one busy pod. It is more than one pod serves within the
+"""Overload as a share of the throughput of one busy pod. A single pod cannot serve it within the
 SLO."""
 AT_EASE = 0.4
 """Load after the overload, as a share of the throughput of one busy pod. One pod serves it
@@ -141,7 +141,7 @@ def overload(stage: Stage, one: float) -> Iterator[SteadyLoad]:
     stage.patch({"replicas": 1})
     stage.wait_ready()
     # The averages over one minute must no longer contain the load of two pods. Otherwise the
-    # demand would require two pods at once.
+    # demand would require two pods from the start.
     eventually(
         lambda: all(stage.demand(each)[1] < 20 for each in stage.metrics_servers()), within=120
     )

@@ -103,7 +103,7 @@ def _new(options: argparse.Namespace, settings: OperatorSettings) -> str:
 
 
 def _by_the_chart(options: argparse.Namespace) -> dict[str, str]:
-    """Return the environment variables that the chart sets for the values files of --values.
+    """Return the environment variables that the chart sets with the values files of --values.
 
     The result is empty without --values.
     """

@@ -34,7 +34,7 @@ _UNKNOWN: Final = (
 
 @dataclass(frozen=True)
 class Adapters:
-    """The adapters of one service in one pass."""
+    """The adapters of one service in one reconcile pass."""
 
     listed: AdapterList | None
     """The list to write; None if the service takes no adapters."""

@@ -10,8 +10,9 @@ _HEAD = """\
 # Routes of the model server
 
 Port 8000 serves these routes. The kind of a model determines its routes. The server's page at
-`/docs` lists the routes of its model, each with an example. For a path with slashes at its end, the
-server answers 307 with the address of the route. For every other path, it answers 404.
+`/docs` lists the routes of its model, each with an example. If a request adds slashes to the end of
+a route, the server answers 307 with the address of the route. For a path without a route, it
+answers 404.
 
 """
 

@@ -23,7 +23,7 @@ class Models(StrEnum):
 
     ALL = "all"
     GENERATING = "models that generate text"
-    DECIDING = "models of a few architectures, which vLLM names"
+    DECIDING = "models of the few architectures for which vLLM supports it"
     HEARING = "models that transcribe speech"
     POOLING = "embedding, classification and reward models"
     EMBEDDING = "embedding models"
@@ -306,7 +306,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
         "/weight_checker",
         "/weight_info",
     ),
-    "They exchange tokens between servers that share the work of one server.": (
+    "They pass tokens between servers that together do the work of one server.": (
         "/inference/v1/abort_requests",
         "/inference/v1/generate",
         "/v1/chat/completions/derender",

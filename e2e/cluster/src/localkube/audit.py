@@ -41,7 +41,10 @@ def events(
 
 
 def moment(text: str) -> datetime.datetime:
-    """Parse an ISO 8601 time; raises LocalkubeError. A time without an offset is in UTC."""
+    """Parse an ISO 8601 time. A time without an offset is in UTC.
+
+    Raises LocalkubeError if the text is not a time.
+    """
     try:
         parsed = datetime.datetime.fromisoformat(text)
     except ValueError:

@@ -135,7 +135,10 @@ def toolchain() -> str:
 
 
 def program(name: str) -> Path:
-    """Return the path of the program that is started by this name; raises KeyError."""
+    """Return the path of the program that this name starts.
+
+    Raises KeyError if there is none.
+    """
     for module in (*modules(), *KEDA):
         if name in (module.name, *module.links):
             return folder(module) / name

@@ -19,10 +19,10 @@ controllers cannot contain processes."""
 
 _KILL_SECONDS = 20.0
 _CPU_SHARES = 4 * 1024
-"""CPU shares of all containers together under cgroup v1. A session of other processes has 1024.
+"""CPU shares of all containers together under cgroup v1. The default is 1024.
 
-With the default, all pods of a busy machine together would get only as much CPU time as one
-session, such as that of one model server in a test.
+Every session of other processes has 1024 shares too. With the default, all pods together would get
+only as much CPU time on a busy machine as one session, such as that of one model server in a test.
 """
 
 
@@ -34,7 +34,7 @@ def roots() -> list[Path]:
     """Return the root of every tree: one under cgroup v2, and one per controller under v1."""
     if unified():
         return [MOUNT]
-    # Aliases such as cpu -> cpu,cpuacct are links. The hybrid v2 tree has no controller.
+    # Links are aliases such as cpu -> cpu,cpuacct. The tree `unified` has no controller.
     return [
         each
         for each in sorted(MOUNT.iterdir())

@@ -96,7 +96,7 @@ def _run_inside(arguments: argparse.Namespace) -> int:
 
 
 def _become(target: Cluster, command: list[str]) -> int:
-    """Replace this process with the command, which then gets its signals and sets its status."""
+    """Replace this process with the command. Signals reach it, and its exit status is returned."""
     environment = target.environment()
     line = target.visiting(command)
     sys.stdout.flush()

@@ -223,8 +223,8 @@ class Cluster:
     def stop_daemon(self, name: str, wait_seconds: float = 10) -> None:
         """Stop a daemon and wait until it has ended. Do nothing if no such daemon was started.
 
-        A daemon that has not ended after `wait_seconds` is killed. One that does not end within
-        the same time again raises a LocalkubeError.
+        A daemon that has not ended after `wait_seconds` is killed. Raises LocalkubeError if it is
+        still alive after `wait_seconds` more.
         """
         pid_file = self.pids / f"{name}.pid"
         if not pid_file.exists():

@@ -60,11 +60,10 @@ def certificates(cluster: Cluster, nodes: int) -> list[Certificate]:
 
 
 def audit_policy() -> dict[str, Any]:
-    """Return the audit policy. The API server records every write, and the reads of all clients
-    that are not components of Kubernetes.
+    """Return the audit policy, by which the API server records the requests for objects.
 
-    It omits the reads of those components, and all reads of Events and Leases, because they would
-    outnumber the rest.
+    It omits the reads of the components of Kubernetes, and all reads of Events and Leases, because
+    these would outnumber the rest.
     """
     own_users = ["system:apiserver", *COMPONENT_USERS.values()]
     own_groups = ["system:nodes", "system:serviceaccounts:kube-system"]

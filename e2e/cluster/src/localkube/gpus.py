@@ -1,7 +1,7 @@
 """Makes the nodes advertise GPUs, so that pods that request GPUs are scheduled and run.
 
-Only the number is fake. The scheduler and the kubelet treat it like a number of real GPUs. Until it
-restarts, the kubelet keeps unknown resources in its node's status.
+The GPUs exist only as a number, which the scheduler and the kubelet treat like a number of real
+GPUs. A kubelet keeps unknown resources in its node's status until it restarts.
 """
 
 import json

@@ -97,7 +97,7 @@ def stop(cluster: Cluster) -> None:
 
 
 def folder_of(path: Path) -> Path:
-    """Create a folder for keys that only its owner can read; return it."""
+    """Create a folder for keys, which only the owner of the folder can read; return it."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path

@@ -58,9 +58,9 @@ def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
 
 
 def _runs_as_wanted(cluster: Cluster, nodes: int, api_only: bool) -> bool:
-    """Return whether the cluster is complete.
+    """Return whether the cluster is healthy.
 
-    Raises LocalkubeError if a complete cluster differs from the requested one.
+    Raises LocalkubeError if it is healthy but differs from the requested cluster.
     """
     if not healthy(cluster):
         return False
@@ -117,7 +117,7 @@ def _start(cluster: Cluster, nodes: int, api_only: bool) -> None:
 
 
 def _options(nodes: int, api_only: bool) -> dict[str, Any]:
-    """Return the settings that the record of a cluster contains."""
+    """Return the part of a cluster's record that these options and the programs determine."""
     programs = sorted(str(binaries.folder(module)) for module in binaries.modules())
     return {"nodes": nodes, "apiOnly": api_only, "programs": programs}
 

@@ -50,7 +50,8 @@ def _create_namespace(node: Node) -> None:
     node.netns.touch()
     _check(["unshare", f"--net={node.netns}", "true"])
     _ip(node, "link", "set", "lo", "up")
-    # These settings enable routing between pods, and Service addresses for pods on the same bridge.
+    # The first setting enables routing between pods. With the second one, Service addresses also
+    # work between pods on the same bridge.
     settings = ["net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"]
     _check(node.cluster.inside(["sysctl", "-qw", *settings], node))
 
@@ -73,7 +74,7 @@ def _check(command: Sequence[str]) -> None:
 
 
 def processes(cluster: Cluster) -> set[int]:
-    """Return the ids of all processes in the nodes' namespaces, also of an open shell."""
+    """Return the ids of all processes in the nodes' namespaces, including open shells."""
     namespaces = set()
     for path in mounts.below(cluster.state):
         with suppress(OSError):

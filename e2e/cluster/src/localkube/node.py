@@ -183,7 +183,7 @@ def start_containerd(node: Node) -> None:
 
 
 def import_archive(node: Node, archive_file: Path) -> None:
-    """Import an image, with its name, from an archive into the node, without the registry."""
+    """Import the image and its name from an archive into the node, without the registry."""
     _ctr(node, "images", "import", str(archive_file))
 
 

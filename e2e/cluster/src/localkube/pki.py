@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 30
 _BACKDATED = datetime.timedelta(minutes=5)
-"""Time before the present at which the validity of certificates begins, in case the clock is set
+"""Time between the start of a certificate's validity and its creation, in case the clock is set
 back."""
 
 SERVICE_ACCOUNT_KEY = "sa"

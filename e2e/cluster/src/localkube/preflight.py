@@ -31,8 +31,8 @@ DISK_GB_TO_BUILD = 10
 """Free disk space in GB for a build. Go's module and build caches take about 6 GB, the programs 0.3
 GB."""
 DISK_GB_TO_RUN = 2
-"""Free disk space in GB for a run: etcd, logs and small images. The builds of images check their
-own need."""
+"""Free disk space in GB for a run: etcd, logs and small images. Builds of images check separately
+that they have enough."""
 DISK_GB_FROM_NOTHING = 45
 """Free disk space in GB when nothing is cached: programs, models, the engine's environment and the
 images."""
@@ -90,8 +90,8 @@ def problems(facts: Facts) -> list[str]:
 def check(*, api_only: bool, with_images: bool = False) -> None:
     """Raise LocalkubeError with all problems, so that a user can solve them together.
 
-    `with_images` also checks the requirements of a demo or a whole test run. Otherwise a demo or a
-    test run would fail only after half an hour.
+    `with_images` also checks the requirements of a demo or a whole test run, which would otherwise
+    fail only after half an hour.
     """
     facts = look(api_only=api_only)
     if with_images:

@@ -82,8 +82,8 @@ class Accelerator(Fields):
     operator knows, such as H100, or the value of the node label nvidia.com/gpu.product or
     amd.com/gpu.product-name for such a GPU. A class supplies the node selector, tolerations,
     resource name and resources that the spec does not set. A GPU name alone selects no node. The
-    operator limits the number of tokens in an engine step, so that a step does not take longer than
-    the ITL, if all of these are true: the operator knows the GPU, the model's name contains the
+    operator limits the number of tokens in an engine step, so that no step takes longer than the
+    ITL limit, on four conditions: the operator knows the GPU, the model's name contains the
     model's size, the SLO limits the ITL, and engine.batching sets neither maxNumBatchedTokens nor
     chunkedPrefill: false. Default: unknown."""
 

@@ -55,7 +55,7 @@ def default_settings(models: Mapping[str, Path]) -> HubSettings:
 
 
 def read_settings(file: Path) -> HubSettings:
-    """Read a configuration file; raises LocalkubeError with the name of the file."""
+    """Read a configuration file. If that fails, raise a LocalkubeError that names the file."""
     try:
         return HubSettings.parse(file.read_text())
     except (InvalidHubSettings, OSError) as error:
@@ -63,7 +63,7 @@ def read_settings(file: Path) -> HubSettings:
 
 
 def start(cluster: Cluster, settings: HubSettings) -> str:
-    """Start the cluster's hub, in place of a running hub; return its URL when it accepts requests.
+    """Start the cluster's hub in place of a running one. Return its URL once it accepts requests.
 
     Raises LocalkubeError if the hub does not start in time.
     """

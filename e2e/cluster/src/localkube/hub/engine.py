@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).parent / "engine_scripts"
 REQUIREMENTS = SCRIPTS / "requirements.txt"
 
 SHOWN_LINES = 20
-"""Number of last lines of a failed program's output that an error message shows."""
+"""Number of lines from the end of a failed program's output that an error message shows."""
 
 
 @cache

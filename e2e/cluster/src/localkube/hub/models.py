@@ -52,7 +52,7 @@ def models_folder() -> Path:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Read a JSON list of prompts; raises LocalkubeError with the name of the file."""
+    """Read a JSON list of prompts. If that fails, raise a LocalkubeError that names the file."""
     try:
         prompts = json.loads(file.read_text())
     except (OSError, ValueError) as error:

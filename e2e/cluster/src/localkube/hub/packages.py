@@ -34,7 +34,10 @@ def _installed(kind: str, requirements: Path, doing: str) -> Path:
 
 
 def cached_folder(kind: str, of: str, recipe: Path, make: Callable[[Path], None]) -> Path:
-    """Return the folder that `make` fills. Its name is a hash of all inputs."""
+    """Return the folder that a call of `make` has filled, now or earlier.
+
+    The name of the folder is a hash of `of` and `recipe`.
+    """
     digest = hashlib.sha256(of.encode() + recipe.read_bytes()).hexdigest()[:16]
     folder = paths.cache_dir() / kind / digest
     with only_builder(folder):

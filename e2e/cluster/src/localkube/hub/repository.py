@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 LFS_SUFFIX = ".safetensors"
 LFS_FROM_BYTES = 10 * 1024 * 1024
-"""Minimum size in bytes of files that the public hub keeps in large-file storage. Smaller files
-are there only if they have LFS_SUFFIX."""
+"""Size in bytes from which the public hub keeps every file in large-file storage. It keeps smaller
+files there only if they have LFS_SUFFIX."""
 
 HASHING_CHUNK_BYTES = 1024 * 1024
 
@@ -37,7 +37,7 @@ class File:
     size_bytes: int
     git_oid: str
     sha256: str | None
-    """Hash of a file in large-file storage, where it is the file's ETag; None for other files."""
+    """Hash and ETag of a file in large-file storage; None for other files."""
 
     @property
     def etag(self) -> str:

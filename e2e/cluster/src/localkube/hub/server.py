@@ -290,7 +290,7 @@ async def serve(settings: HubSettings) -> None:
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
         # The parent process waits for this line, which means that the hub accepts requests.
-        # With port 0, the system has chosen a port.
+        # If the configured port is 0, the system has chosen another port.
         host, port = runner.addresses[0][:2]
         print(f"http://{host}:{port}", flush=True)
         await stopped.wait()

@@ -83,7 +83,7 @@ class HubSettings(_Settings):
 
     @classmethod
     def parse(cls, text: str) -> "HubSettings":
-        """Parse the YAML form; raises InvalidHubSettings."""
+        """Parse the YAML form; raise InvalidHubSettings if it is invalid."""
         try:
             return cls.model_validate(yaml.safe_load(text))
         except yaml.YAMLError as error:

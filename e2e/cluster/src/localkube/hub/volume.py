@@ -7,7 +7,7 @@ from typing import Any
 from localkube.cluster import Cluster
 
 CAPACITY = "1Gi"
-"""Nominal size. Nothing enforces it, but a claim may not request more than its volume has."""
+"""Nominal size. Nothing enforces it, but a claim must not request more than its volume has."""
 
 
 def build_volume(namespace: str, claim: str, folder: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _SECRETS = "/run/secrets"
 def build(names: Iterable[str]) -> dict[str, str]:
     """Build the missing images of these names, and return name -> reference of each image.
 
-    `gpu` is built on a substitute for the official vLLM image, which only a registry has.
+    `gpu` is built on a substitute, because only a registry has the official vLLM image.
     """
     wanted = [NAMED[name] for name in names]
     require_root()
@@ -81,7 +81,7 @@ class Store:
     @classmethod
     @contextmanager
     def open(cls, *, to_read: bool = False) -> Iterator["Store"]:
-        """Wait for the lock and yield the store; `to_read` shares it with other readers."""
+        """Wait for the lock and yield the store. With `to_read`, other readers share the lock."""
         store = cls(paths.cache_dir() / "images")
         with (store.folder / "lock").open("w") as lock:
             _acquire(lock, fcntl.LOCK_SH if to_read else fcntl.LOCK_EX)
@@ -135,7 +135,7 @@ class Store:
 
     @contextmanager
     def container(self, source: str) -> Iterator[tuple[str, Path]]:
-        """Mount a new working container, yield its name and root folder, and remove it."""
+        """Mount a new working container, yield its name and root folder, and then remove it."""
         name = self.run("from", "--pull-never", source)
         try:
             yield name, Path(self.run("mount", name))
@@ -171,7 +171,7 @@ class Store:
                 *("--pull-never", "--file", str(root / image.dockerfile)),
                 *("--target", image.target, "--tag", reference),
                 *("--build-arg", f"UV={tools}"),
-                # A stand-in stage may be built on an older ancestor.
+                # All ancestors are named, because a stand-in stage may be built on any of them.
                 *(
                     f"--build-arg={each.parent_argument}={each.parent.reference(root)}"
                     for each in lineage(image)

@@ -54,7 +54,7 @@ class Image:
     size_gb: int = 1
     """Free disk space in GB that the build needs, rounded up."""
     stand_ins: tuple[tuple[str, str], ...] = ()
-    """Build arguments that name an image of a registry, each with the stage that replaces it."""
+    """Build arguments that name a registry's image, each with the stage that replaces the image."""
 
     def tag(self, root: Path = REPOSITORY) -> str:
         instructions = stage_closure(
@@ -154,8 +154,9 @@ NAMED = {"cpu": SERVER_CPU, "gpu": SERVER_GPU, "operator": OPERATOR, "router": R
 def stage_closure(dockerfile: str, *targets: str) -> str:
     """Return the instructions that determine the targets, without comments.
 
-    These are their own stages and the stages that they name. A stage that a build argument replaces
-    is left out, because the image used in its place has its own tag.
+    These are the stages of the targets, and all stages that they name, directly or through others.
+    A stage that a build argument replaces is left out, because the image used in its place has its
+    own tag.
     """
     text = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE)
     text = re.sub(r"\n{2,}", "\n", text)
@@ -182,7 +183,7 @@ def stage_closure(dockerfile: str, *targets: str) -> str:
 
 
 def lineage(image: Image) -> list[Image]:
-    """Return the image and its parents, in the order in which they are built."""
+    """Return the image and its parents without the Debian base, in the order of their builds."""
     older = lineage(image.parent) if isinstance(image.parent, Image) else []
     return [*older, image]
 

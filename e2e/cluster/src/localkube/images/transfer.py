@@ -68,9 +68,9 @@ def _pull(cluster: Cluster, node: Node, reference: str) -> None:
 
 
 def _forget_old_builds(node: Node) -> None:
-    """Remove the project's images that the store of builds no longer has, to free disk space.
+    """Remove the project's images from the node if the store of builds no longer has them.
 
-    A running container keeps the layers of its image.
+    This frees disk space. A running container keeps the layers of its image.
     """
     with Store.open(to_read=True) as store:
         kept = store.references()
