@@ -62,5 +62,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    # As in the server, threads that still run are ended with the process.
+    # As in the server, threads that still run end with the process.
     os._exit(asyncio.run(main()))

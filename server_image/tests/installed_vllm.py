@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).parents[1] / "src"))
 
 
 def chunks() -> dict[str, Any]:
-    """Return whether each model of chunks is replaced, the number of chunks compared, and the
-    chunks that the replacements write differently.
+    """Return which chunk models are replaced, how many chunks were compared, and which chunks the
+    replacements write differently.
     """
     from vllm.entrypoints.openai.chat_completion import serving as chats
     from vllm.entrypoints.openai.completion import serving as completions

@@ -261,7 +261,7 @@ SUITE: tuple[Question, ...] = (
 
 
 def difference(ours: Answered, theirs: Answered) -> float | None:
-    """Return the gap at the first token that differs between two answers; None if all are equal.
+    """Return the gap at the first differing token of two answers; None if all tokens are equal.
 
     Raises AssertionError if the answers differ in more than their tokens.
     """

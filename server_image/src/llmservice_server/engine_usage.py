@@ -27,11 +27,11 @@ STEP_TERMS = 5
 seconds)."""
 
 _KNOWN_PROMPTS = 1000
-"""Number of recent prompts whose lengths are kept, as estimates for the prompts of refused
+"""Number of recent prompts whose lengths are kept, to estimate the prompt lengths of refused
 requests."""
 
 _QUIET_SECONDS = 60.0
-"""Idle time in seconds after which a suspected hang is discarded.
+"""Time in seconds without requests after which a suspected hang is discarded.
 
 The suspicion remains after the requests that caused it have ended. Otherwise, clients that give up
 and retry before the hang is certain would hide the hang.
@@ -152,9 +152,10 @@ class EngineUsage:
         self._started = now()
         self.limits = EngineLimits()
         self.unfinished: Callable[[], int] = lambda: 0
-        """Returns the number of sequences that the engine has accepted and not finished."""
+        """Returns the number of sequences that the engine has accepted but not finished."""
         self.prompts: Callable[[], Iterable[int]] = lambda: ()
-        """Returns the prompt length of each sequence without a first token, the oldest first."""
+        """Returns the prompt length of each sequence that has no token yet, oldest sequence
+        first."""
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
         """Returns the mean duty cycle of the GPUs; None without GPUs or without a reading. The call
         may take long."""
@@ -169,8 +170,8 @@ class EngineUsage:
     def begin(self) -> None:
         """Drop the counters of the server's own requests, because no client sent them.
 
-        The steps of these requests were not recorded, so the requests would still appear to be
-        waiting.
+        The steps of these requests were not recorded. Without this call, these requests would still
+        appear to be waiting.
         """
         self.counters = Counters()
         self._waiting_since = None
@@ -192,8 +193,8 @@ class EngineUsage:
         """Count sequences that were refused for lack of room, because they are demand, too.
 
         Their prompts may not have been read, so each sequence is counted with the length of a
-        random recent prompt, if there is one. This adds to the load and does not change the mean
-        request.
+        random recent prompt, if there is one. This adds to the load without changing the mean
+        prompt length.
         """
         for _ in range(sequences):
             if self._known_lengths:
@@ -202,7 +203,7 @@ class EngineUsage:
                 self.counters.arrivals += 1
 
     def record(self, scheduler: Any | None, iteration: Any | None, engine: int = 0) -> None:
-        """Add vLLM's statistics of one step of one engine; either part may be missing."""
+        """Add vLLM's statistics of an engine's step; `scheduler` or `iteration` may be None."""
         now, state = self._clock(), self._engines[engine]
         prefill, decoded, gaps, completed, begun_to_decode = 0, 0, (), 0, 0
         if iteration is not None:
@@ -220,13 +221,13 @@ class EngineUsage:
             begun_to_decode = first_tokens - len(iteration.finished_requests)
         sequences = len(gaps)
         if details := getattr(scheduler, "iteration_details", None):
-            # The statistics of a prompt come with its first token. A prompt can take several steps,
-            # if it is long or if the first step is nearly full. Only the details of the steps show
-            # this.
+            # The statistics of a prompt come with its first token. If a prompt is long, or if its
+            # first step is nearly full, it takes several steps. Only the details show its tokens in
+            # each step.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
         state.progress.step(prefill, _found_in_cache(scheduler), completed)
         if scheduler is not None and scheduler.num_running_reqs <= sequences + begun_to_decode:
-            # Every running sequence has its first token.
+            # Every running sequence has its first token, so no prompt is in progress.
             state.progress.clear()
         seconds = _step_seconds(gaps, state.next_began, now)
         # Sequences without a new token are being recomputed after they lost their KV cache. A step
@@ -257,9 +258,9 @@ class EngineUsage:
         return max(0, self.unfinished() - sum(each.running for each in self._engines.values()))
 
     def _prompt_tokens(self) -> tuple[int, int]:
-        """Return the prompt tokens that wait, and those that the engines still have to compute.
+        """Return the prompt tokens of waiting sequences, and all prompt tokens yet to be computed.
 
-        The newest sequences are those that wait, because the engine begins with the oldest.
+        The newest sequences wait, because the engine begins with the oldest.
         """
         lengths = list(self.prompts())
         begun = max(0, len(lengths) - self.waiting())
@@ -303,9 +304,10 @@ def _found_in_cache(scheduler: Any | None) -> int:
 def _step_seconds(gaps: Any, began: float | None, now: float) -> float | None:
     """Return the duration of a step in seconds; None if it is unknown.
 
-    A decoding sequence gets a token in every step, so the shortest gap is the duration as measured
-    by the engine's own clock. A step that only computes prompts began when the previous step ended.
-    The first step after an idle time began at an unknown time after its request arrived.
+    A decoding sequence gets a token in every step, so the shortest gap between two tokens is the
+    duration as measured by the engine's own clock. A step that only computes prompts began when the
+    previous step ended. The first step after an idle time began at an unknown time after its
+    request arrived.
     """
     if gaps:
         return float(min(gaps))

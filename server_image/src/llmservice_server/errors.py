@@ -10,13 +10,14 @@ from starlette.responses import JSONResponse, Response
 from llmservice_server.request_ids import current_request_id
 
 RETRY_AFTER_SECONDS = 5
-"""Value of Retry-After in seconds. It is an estimate: an endpoint leaves a Service within a few
-seconds, and a full queue drains about as fast."""
+"""Value of Retry-After in seconds. It is an estimate: within a few seconds, an endpoint leaves a
+Service, or a full queue gets room again."""
 
 RETRY_HEADER = "x-llm-retry"
 OTHER_REPLICA = "other-replica"
-"""Value of `RETRY_HEADER` in a response with status 503. Another replica may serve the request, and
-no part of an answer was sent. Refusals that are the same on every replica have another status."""
+"""Value of `RETRY_HEADER` in a response with status 503. It means that no part of an answer was
+sent and that another replica may serve the request. A refusal that would be the same on every
+replica has another status."""
 
 ENGINE_FAILED_MESSAGE = "the engine of this replica failed; send the request again"
 
@@ -51,7 +52,7 @@ async def answer_refused(_: Request, refusal: Exception) -> Response:
 
 
 async def answer_unavailable(_: Request, failure: Exception) -> Response:
-    """Answer with 503 while the engine is dead or stopping, because another replica can serve."""
+    """Answer with 503 if the engine is dead or stopping; another replica can serve the request."""
     return error_response(str(failure) or "the engine is not available", 503)
 
 
@@ -69,7 +70,7 @@ async def answer_http_exception(request: Request, failure: Exception) -> Respons
     assert isinstance(failure, HTTPException)
     message = failure.detail
     if message == HTTPStatus.NOT_FOUND.phrase:
-        # By default, the gate admits only known paths, so models of another kind serve this path.
+        # By default, the gate admits only paths that some kind of model serves.
         message = f"this model does not serve {request.scope['path']}; GET /docs lists its routes"
     response = error_response(message, failure.status_code)
     response.headers.update(failure.headers or {})
@@ -103,6 +104,6 @@ def was_raised_in(function: str, failure: Exception) -> bool:
 
 
 def _in_the_log() -> str:
-    """Return a text that names the request id in the log; empty outside a request."""
+    """Return a note that the log has more under the request's id; empty outside a request."""
     request_id = current_request_id.get()
     return f"; the log has more under requestId {request_id}" if request_id else ""

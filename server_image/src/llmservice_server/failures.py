@@ -1,8 +1,9 @@
 """Classifies the failures of a server. Each failure has a reason and a message.
 
-The reasons are those of the LLMService status. The operator adds the advice, because it has one
-hint for each reason. A load can fail in this process or in the engine process. So the rules
-classify facts about the exception. The engine process passes these facts to this process as JSON.
+The reasons are those of the LLMService status. The operator adds the advice: it has one hint for
+each reason. A load can fail in this process or in the engine process, and the engine process
+reports its exception as JSON. So the rules classify facts about an exception, not the exception
+object.
 """
 
 import json
@@ -173,8 +174,8 @@ class _Rule:
     types: tuple[str, ...] = ()
     text: str = ""
     longest: str = ""
-    """Pattern of the longest context that fits; its group is the number of tokens. Empty if the
-    text does not state it."""
+    """Pattern of a statement of the longest context that fits; its group is the number of tokens.
+    Empty if errors of this kind state no length."""
 
     def matches(self, fact: ErrorFact) -> bool:
         if self.types and not set(self.types) & set(fact.types):
@@ -192,11 +193,12 @@ _ADVICE_IN_VAIN = re.compile(
     r"huggingface-cli login|--shm-size|your token has the correct permissions"
 )
 """Pattern of sentences with advice for users of the library. Users of an LLMService cannot follow
-this advice, because the operator refuses the variable or sets it from a field. The hint of the
+this advice, because the operator refuses the setting or sets it from a field. The hint of the
 reason replaces these sentences."""
 
 _NO_SPACE = r"\[errno (27|28|122)\]|\(os error (27|28|122)\)|no space left on device|quota exceeded"
-"""Pattern of the error when a full file system, a file size limit or a quota refuses a write."""
+"""Pattern of the errors with which a full file system, a file size limit or a quota refuses a
+write."""
 
 _RULES = (
     _Rule(

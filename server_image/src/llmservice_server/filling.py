@@ -82,7 +82,7 @@ class Shared(OwnCache):
         if self._compiled is None:
             yield
             return
-        # Kernels also depend on the GPU, but the key need not contain it, because servers on
+        # Kernels also depend on the GPU, but the key need not contain the GPU, because servers on
         # different GPUs use different folders.
         key = hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]
         marker = self._compiled / f"compiled-{key}"

@@ -54,7 +54,7 @@ _LONG_BODIES = 16
 """Number of bodies of maximum length that fit in memory together. By default, they take 256 MiB."""
 
 _CUT_SECONDS = 0.5
-"""Maximum time in seconds to send the errors of the requests that are cut."""
+"""Maximum time in seconds to send errors to the clients whose requests are cut off."""
 
 OWN_REQUEST = "llmservice.own_request"
 """Key in the ASGI scope of a request that the server sends to itself. Such a request is admitted
@@ -176,10 +176,11 @@ class Gate:
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
-            # A browser requests permission without the key that the page will send.
+            # A browser asks for permission without a key. Only the page's own request has the key.
             own_answer = permission or (None if is_own else self._own_answer(route, scope))
             if own_answer is not None:
-                # Such a request is not counted as in flight, because it must not prolong a drain.
+                # A request that the gate itself answers is not counted as in flight, because it
+                # must not prolong a drain.
                 await own_answer(scope, exchange.receive, exchange.send)
             else:
                 held = nullcontext() if is_own else self._in_flight.holding(exchange)
@@ -230,11 +231,11 @@ class Gate:
 
     @contextmanager
     def _cache_of(self, scope: Scope) -> Iterator[None]:
-        """Separate the request's prompts in the prefix cache, if the settings require it."""
+        """Share the prefix cache only among requests with the same key, if the settings say so."""
         key = None
         if self._keys is not None and self._settings.isolate_prefix_cache:
-            # If the key was revoked after the request was admitted, no other request shares its
-            # prompts.
+            # A key that has been revoked since the admission is not found. With a random key, the
+            # request shares its prompts with no other request.
             key = self._keys.find(scope["headers"]) or secrets.token_bytes(32)
         token = current_key.set(key)
         try:

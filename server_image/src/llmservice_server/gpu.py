@@ -1,8 +1,8 @@
 """Reads GPU metrics from NVML at each scrape.
 
 An unavailable number is absent, never zero. Without a GPU, all metrics of this module are absent.
-The duty cycle is the share of the time in which any kernel runs. It does not measure how much of
-the GPU a kernel uses.
+The duty cycle is the share of time during which at least one kernel runs. It does not measure how
+much of the GPU a kernel uses.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ class GpuCollector:
         self._gpus = gpus
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families that have a sample."""
+        """Yield the metric families that have at least one sample."""
         families = [self._family(reading) for reading in _READINGS]
         families.append(self._throttling())
         yield from (family for family in families if family.samples)

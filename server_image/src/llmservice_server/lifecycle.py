@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Phase of the server. The phases have this order, but the wait for the cache may recur."""
+    """Phase of the server. The phases occur in this order, but the wait for the cache may recur."""
 
     IMPORTING = "importing"
     WAITING_FOR_CACHE = "waiting_for_cache"
@@ -47,8 +47,8 @@ class Lifecycle:
         """Host name of the server that fills the shared cache while this server waits."""
         self._failure: dict[str, str] = {}
         self.accepts_requests = False
-        """Whether the API port serves: from ready until a failure, or until the drain refuses new
-        requests."""
+        """Whether the API port serves requests: true from readiness until a failure, or until a
+        drain refuses new requests."""
         self.load_seconds: dict[Phase, float] = {}
         """Duration of each finished phase before ready, in seconds."""
         self.engine_has_died: Callable[[], bool] = lambda: False

@@ -1,4 +1,4 @@
-"""Runs HTTP listeners, which handle no signals. A forked engine closes its copies of sockets."""
+"""Runs HTTP listeners without signal handlers. A forked engine closes its copies of the sockets."""
 
 import asyncio
 import os
@@ -24,7 +24,8 @@ _UNSENT_CHECK_SECONDS = 0.1
 _LAST_IDLE_SECONDS = 5.0
 """Maximum idle time of a connection in seconds while its listener is about to stop.
 
-A client that sends another request at once still gets a response, whose headers announce the close.
+A client that sends another request within this time still gets a response. Its headers announce
+that the connection closes.
 """
 
 
@@ -59,7 +60,8 @@ class Listener(uvicorn.Server):
             app,
             http=LimitedConnection,
             lifespan="off",
-            # An upgrade to a websocket is then an ordinary request, and the gate refuses it.
+            # With this value, an upgrade to a websocket is an ordinary request, and the gate
+            # refuses it.
             ws="none",
             log_config=None,
             access_log=False,
@@ -81,7 +83,7 @@ class Listener(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Close idle and stuck connections once a second. uvicorn calls this ten times a second."""
+        """Close idle and stuck connections in every tenth call, which is once a second."""
         if counter % _TICKS_BETWEEN_LOOKS == 0:
             now = time.monotonic()
             for connection in self._connections():
@@ -89,7 +91,7 @@ class Listener(uvicorn.Server):
         return await super().on_tick(counter)
 
     def let_idle_go(self) -> None:
-        """Close idle connections soon, so that their clients connect to another replica."""
+        """Shorten the idle time of connections, so that clients soon connect to another replica."""
         self._idle_seconds = _LAST_IDLE_SECONDS
 
     async def wait_until_sent(self) -> None:
@@ -126,9 +128,9 @@ class Listener(uvicorn.Server):
     def _close_in_child(self) -> None:
         """Close the server's sockets in a forked engine process.
 
-        Otherwise, that process keeps the port open after the server exits, and closed connections
-        stay half open. The wake-up descriptor of signals is also shared, so a SIGTERM to the child
-        would reach the server.
+        Otherwise, that process keeps the port open after the server exits, and connections that the
+        server closes stay half open. The wake-up descriptor of signals is also shared, so a SIGTERM
+        to the child would reach the server.
         """
         signal.set_wakeup_fd(-1)
         descriptors = [self._listening.fileno()]

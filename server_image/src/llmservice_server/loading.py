@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 _QUEUE_PER_SLOT = 8
 """Maximum number of waiting and running sequences, as a multiple of those that run at once.
 
-The value is an estimate. Another replica serves a request sooner than a replica with eight full
-batches. The flag --max-num-queued-reqs sets the total number of sequences instead.
+The value is an estimate. A replica with eight full batches serves a further request later than
+another replica. The flag --max-num-queued-reqs sets the total number of sequences instead.
 """
 
 _OWN_FLAGS = (
@@ -74,7 +74,7 @@ async def load_engine(
     settings: ServerSettings,
     on_arguments: Callable[[Namespace], None],
 ) -> Engine:
-    """Return a running engine that updates `usage`; call `on_arguments` once the flags are parsed.
+    """Return a running engine that updates `usage`; `on_arguments` gets the parsed flags.
 
     Everything that blocks runs in a thread, so that the probes keep responding. Errors are raised
     unchanged; failures.classify maps them to reasons.

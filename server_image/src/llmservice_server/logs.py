@@ -126,7 +126,7 @@ def _engine_error_file() -> str | None:
 
 
 def _is_survived_by_an_engine(record: logging.LogRecord) -> bool:
-    """Return whether an engine process logged an error that does not end it.
+    """Return whether an engine process logged an error that does not end the process.
 
     Such an error may concern a single request and quote it.
     """

@@ -1,4 +1,4 @@
-"""Adds small routes that vLLM lacks or answers wrongly: one served model, and the load."""
+"""Adds two routes that vLLM lacks or answers wrongly: for one served model, and for the load."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def create_lookup_router(models: Any, requests_in_progress: Callable[[], int]) -
     # vLLM tracks the load only if a flag is set, and otherwise reports 0.
     @router.get("/load", summary="Number of requests in progress")
     async def load() -> Response:
-        # The request for the load is not part of the load.
+        # The request to /load itself is not counted.
         return JSONResponse({"server_load": max(0, requests_in_progress() - 1)})
 
     return router

@@ -19,7 +19,8 @@ pod has taken over the address of a replica, the name differs, and Envoy sends t
 requests."""
 
 _USAGE_SECONDS = 1.5
-"""Maximum time in seconds to read the counters; the metrics server waits half a second longer."""
+"""Maximum time in seconds to read the counters. The metrics server waits half a second longer for
+the response."""
 
 
 def create_management_app(
@@ -71,8 +72,8 @@ def create_management_app(
     async def autoscale(request: Request) -> Response:
         if request.client is not None:
             known.note(request.client.host)
-        # A slow driver must not block the event loop. The event loop that updates the counters also
-        # reads them, so all values are from the same moment.
+        # A slow GPU driver must not block this event loop. The API's event loop both updates and
+        # reads the counters, so all counters are from the same moment.
         gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}
         try:
             report = await run_in(api_loop, usage.report, _USAGE_SECONDS)

@@ -23,9 +23,9 @@ def find_trim() -> Callable[[], object] | None:
 async def give_back_when_idle(
     in_flight: InFlight, trim: Callable[[], object] | None, look_seconds: float = _LOOK_SECONDS
 ) -> None:
-    """Return free memory to the system after requests, while none is in progress.
+    """Return free memory to the system whenever requests have ended and none is in progress.
 
-    Runs until cancelled. Without `trim`, the function returns at once.
+    Runs until cancelled. Without `trim`, it returns immediately.
     """
     seen = in_flight.seen
     while trim is not None:

@@ -43,7 +43,7 @@ def lay_out(cache: Path, baked: Path = BAKED) -> None:
 def bake() -> None:
     """Fill the folder of this package with the information about every class that can be imported.
 
-    Some classes need packages that are not installed, or an accelerator.
+    Classes that need a missing package or an accelerator are left out.
     """
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update({"HOME": folder, "XDG_CACHE_HOME": folder, "VLLM_CACHE_ROOT": folder})

@@ -1,16 +1,16 @@
-"""Follows how much of the prompts an engine has computed before their first token.
+"""Tracks how many tokens of incomplete prompts an engine has computed or found in a cache.
 
 vLLM reports the tokens of a prompt only with its first token, and a long prompt takes many steps.
-Until then, only the sums of each step are known.
+Until then, only the sums over all prompts in a step are known.
 """
 
 
 class PromptProgress:
-    """Counts the tokens of incomplete prompts that one engine has computed or found in a cache.
+    """Counts the tokens that an engine has computed, or found in a cache, of incomplete prompts.
 
     An engine computes prompts in the order of their arrival, so it works on few prompts at a time.
-    Tokens of an aborted request remain in the count. They are dropped when the next prompt is
-    complete, or when no prompt is in progress.
+    Tokens of an aborted request remain in the count until the next prompt is complete or no prompt
+    is in progress.
     """
 
     def __init__(self) -> None:
@@ -20,10 +20,10 @@ class PromptProgress:
     def step(self, computed: int, found: int, completed: int) -> None:
         """Add a step.
 
-        The engine computed `computed` prompt tokens and found `found` ones in a cache. The prompts
-        that it completed have `completed` tokens together. The tokens that then remain belong to
-        prompts that began in this step. vLLM may have looked up such a prompt in the cache one step
-        earlier, because it plans a step while the step before it runs.
+        The engine computed `computed` prompt tokens and found `found` more in a cache. The prompts
+        that it completed have `completed` tokens together. If it completed any, all tokens that
+        remain belong to prompts that began in this step. vLLM may have looked up such a prompt in
+        the cache one step earlier, because it plans a step while the previous step runs.
         """
         self.tokens += computed + found
         if completed:

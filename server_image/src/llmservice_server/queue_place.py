@@ -1,4 +1,4 @@
-"""Reserves all places of one HTTP request in the engine's queue at once.
+"""Reserves the places of all texts of an HTTP request in the engine's queue together.
 
 vLLM admits each text of a request separately. Without this module, a request with more texts than
 the queue has room for would be computed in part and then refused, at every attempt.
@@ -29,8 +29,8 @@ class Place:
     def __init__(self, inputs: Callable[[], int], *, asks_for_all: bool = False) -> None:
         """Start without reserved places. `inputs` returns the number of texts.
 
-        With `asks_for_all`, vLLM requests room for all texts at once. Otherwise, it requests room
-        for the answers to one text at a time.
+        With `asks_for_all`, vLLM requests room for all texts together. Otherwise, it requests room
+        for the answers to each text separately.
         """
         self._inputs = inputs
         self._asks_for_all = asks_for_all
@@ -39,7 +39,7 @@ class Place:
         self._wanted = 0
         self._arrived = 0
         self.refusal: Refusal | None = None
-        """Reason for which the engine refused the request; None if it did not."""
+        """Reason for which the engine refused the request; None without a refusal."""
 
     @property
     def is_admitted(self) -> bool:
@@ -47,11 +47,11 @@ class Place:
         return self._promised is not None
 
     def choices(self, asked: int) -> int:
-        """Return the number of answers to one text; `asked` is the number that vLLM requests."""
+        """Return the number of answers to one text. vLLM requests room for `asked` sequences."""
         return 1 if self._asks_for_all else asked
 
     def wanted(self, asked: int) -> int:
-        """Return the request's number of sequences; `asked` is the number that vLLM requests."""
+        """Return the request's number of sequences. vLLM requests room for `asked` sequences."""
         return asked if self._asks_for_all else self._inputs() * asked
 
     def admit(self, sequences: int, promised: PromisedPlaces) -> None:

@@ -38,8 +38,8 @@ _MOST_HELD_SECONDS = 3600.0
 """Maximum time in seconds that a router can have held a request."""
 
 _KNOWN_SECONDS = 10.0
-"""Time in seconds after its last report for which an address counts as that of a router. It is
-several times the interval at which a router reads the report."""
+"""Time in seconds for which an address counts as a router's once it has read /autoscale. Within
+this time, a router reads it several times."""
 
 _MOST_ADDRESSES = 64
 """Maximum number of addresses that are kept. A service has two routers and two metrics servers."""
@@ -53,13 +53,13 @@ class Readers:
         self._last: dict[str, float] = {}
 
     def note(self, address: str) -> None:
-        """Record that an address reads the report now."""
+        """Record that an address reads /autoscale now."""
         self._last[address] = self._clock()
         if len(self._last) > _MOST_ADDRESSES:
             del self._last[min(self._last, key=self._last.__getitem__)]
 
     def knows(self, address: str) -> bool:
-        """Return whether the address has read the report within the last seconds."""
+        """Return whether the address has read /autoscale within `_KNOWN_SECONDS`."""
         last = self._last.get(address)
         return last is not None and self._clock() - last < _KNOWN_SECONDS
 
@@ -84,8 +84,8 @@ current_router_headers: ContextVar[RouterHeaders] = ContextVar(
 
 
 def read_router_headers(scope: Scope, readers: Readers, metrics: ServerMetrics) -> RouterHeaders:
-    """Return the router headers of a request. Headers that cannot be believed are counted, and not
-    returned.
+    """Return the router headers of a request. Malformed headers, and those of an unknown sender,
+    are only counted.
     """
     told = [header for header in scope["headers"] if header[0] in (HELD_HEADER, ATTEMPT_HEADER)]
     if not told:

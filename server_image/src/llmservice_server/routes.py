@@ -58,8 +58,8 @@ class Route:
     """Maximum size of a body in bytes, if the route allows less than the server; otherwise None."""
 
     asks_for_all: bool = False
-    """Whether vLLM requests room in its queue for all texts at once. Otherwise, it requests room
-    for the answers to one text at a time."""
+    """Whether vLLM requests room in its queue for all texts together. Otherwise, it requests room
+    for the answers to each text separately."""
 
     takes_token_ids: bool = False
     """Whether a body may consist of token ids, which are many small values."""
@@ -105,7 +105,7 @@ _RERANK = Route(
 
 
 def _same_as(route: Route, path: str, where: str = "") -> Route:
-    """Return a copy of the route at another path; `where` says why the copy exists."""
+    """Return a copy of the route at another path; `where` ends the description of its purpose."""
     return replace(route, path=path, purpose=f"the same as `{route.path}`{where}")
 
 
@@ -335,7 +335,7 @@ ROUTE_OF_PATH: Mapping[str, Route] = {route.path: route for route in ROUTES}
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    """Return a pattern for the paths that match a path with a name in braces."""
+    """Return the pattern for request paths, given a route's path with a name in braces."""
     any_text = {"model": ".*[^/]"}
     plain_and_names = re.split(r"\{(\w+)\}", path)
     return re.compile(
@@ -375,7 +375,7 @@ def served_first(registered: Iterable[T]) -> list[T]:
 
 
 def without_slashes(method: str, raw_path: bytes) -> str | None:
-    """Return the address of the route that the path matches without its trailing slashes.
+    """Return the address of the route that matches the path once its trailing slashes are removed.
 
     Returns None if the path has no trailing slash or no such route exists. The address has no host,
     because the only known host is the one that the client sent. For one trailing slash, the address

@@ -109,8 +109,8 @@ class Server:
         api.start()
         try:
             if keys is not None and not keys.has_any():
-                # A missing key is reported before the load, which takes minutes, not when the first
-                # client is refused.
+                # The load takes minutes. A missing key is reported before the load, not only when
+                # the first client is refused.
                 return self._fail(StartRefused(NO_API_KEY), Reason.LOAD_FAILED)
             return await self._load_and_serve(app, api, terminated)
         finally:
@@ -203,7 +203,7 @@ class Server:
             raise StartRefused(failure)
 
     async def _load_adapters(self, engine: Engine, engine_app: FastAPI) -> Adapters | None:
-        """Return the LoRA adapters when those of the current list are loaded or refused.
+        """Load or refuse every LoRA adapter of the current list, then return the adapters.
 
         Returns None if the server has no list of adapters. Raises StartRefused if the list cannot
         be read or is invalid.

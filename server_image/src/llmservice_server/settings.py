@@ -64,7 +64,7 @@ class ServerSettings(BaseSettings):
     """Port of /v1 and /generate."""
 
     management_port: int = _number(9090, 65535)
-    """Port of the probes, /metrics and /autoscale; in no Service object."""
+    """Port of the probes, /metrics and /autoscale; no Service object has this port."""
 
     pre_stop_seconds: float = _number(5.0, _DAY_SECONDS)
     """Time in seconds that requests are still served after SIGTERM, while endpoints are updated."""
@@ -82,8 +82,8 @@ class ServerSettings(BaseSettings):
     engine_hang_seconds: float = _number(120.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds without an engine step while requests wait.
 
-    The default is an estimate: it exceeds the longest step, which computes one chunk of a prompt or
-    compiles.
+    The default is an estimate: it exceeds the longest step, in which the engine computes one chunk
+    of a prompt or compiles kernels.
     """
 
     max_body_bytes: int = _number(16 * 1024**2, 2**40, least=1)
@@ -128,11 +128,12 @@ class ServerSettings(BaseSettings):
     """Whether vLLM's administration routes (pause, weights, adapters, sleep) are open."""
 
     slo_ttft_milliseconds: float | None = _number(None, _DAY_SECONDS * 1000)
-    """Limit of the time to first token that /autoscale measures against; None sets no limit."""
+    """Limit of the time to first token; /autoscale counts the requests that meet it. None sets no
+    limit."""
 
     slo_itl_milliseconds: float | None = _number(None, _DAY_SECONDS * 1000)
-    """Limit of the mean time between tokens that /autoscale measures against; None sets no
-    limit."""
+    """Limit of the mean time between tokens; /autoscale counts the requests that meet it. None sets
+    no limit."""
 
     smoke_test: Annotated[bool, BeforeValidator(_true_or_false)] = True
     """Whether the server runs the smoke test, a request to itself before it is ready."""
@@ -157,7 +158,7 @@ class ServerSettings(BaseSettings):
     """Name of the replica's pod."""
 
     replica_uid: str | None = None
-    """UID of the replica's pod. It differs even if a later pod has the same name or address."""
+    """UID of the replica's pod. A later pod with the same name or address has a different UID."""
 
     termination_log: Path = Path("/dev/termination-log")
     """File of the termination message that the kubelet reads; used only if it can be written."""

@@ -125,7 +125,7 @@ class FillLock:
         """Return whether the file of the turn has changed within the takeover time.
 
         The local clock measures this time, because the storage's clock may differ. The file is
-        opened before it is checked, because a network file system then queries its server.
+        opened first, because this makes a network file system query its server.
         """
         try:
             with turn.path.open() as file:
@@ -148,7 +148,7 @@ class FillLock:
             return None
         others = [turn for turn in _turns(self._folder) if turn.path != path]
         if any(turn.number >= number for turn in others):
-            # This server has read an outdated state: this number or a later one has been used.
+            # This server's view was outdated: this number or a later one has been used.
             path.unlink(missing_ok=True)
             return None
         for turn in others:

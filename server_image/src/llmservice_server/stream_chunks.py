@@ -1,4 +1,4 @@
-"""Writes the chunks of streams without vLLM's models, in the same bytes.
+"""Writes the chunks of streams byte for byte as vLLM does, but without its pydantic models.
 
 For every token, vLLM builds and validates two or three pydantic models of values that it has
 created itself. This takes an eighth of the CPU time of a streamed token. A stand-in replaces such a

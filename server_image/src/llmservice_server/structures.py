@@ -1,4 +1,4 @@
-"""Limits the structure of an answer: a JSON schema, a regex, a list of choices or a grammar.
+"""Limits the structures that requests may demand: JSON schema, regex, list of choices or grammar.
 
 The engine compiles the structures of all clients in a few threads. It does not stop compiling when
 the client disconnects.

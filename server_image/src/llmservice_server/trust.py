@@ -14,9 +14,9 @@ from llmservice_server.failures import StartRefused, wrong_ca_bundle
 logger = logging.getLogger(__name__)
 
 _VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
-"""Variables from which libraries read the file of authorities. OpenSSL, the hub's client and its
-downloader read the first one. The library `requests` reads the second one, and clients of object
-stores read the third one."""
+"""Environment variables from which libraries take the path of the file of authorities. OpenSSL, the
+hub's client and its downloader read the first one, the library `requests` reads the second one, and
+clients of object stores read the third one."""
 
 
 def trust_bundle(bundle: Path, environment: MutableMapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Runs the clients against both servers, prints every difference and writes docs/clients.md.
 
-The status is 1 if a difference is not explained or a client fails. When all clients run, it is also
-1 if an explanation matches no difference.
+The exit status is 1 if a difference is not explained or a client fails. When all clients run, it is
+also 1 if an explanation matches no difference.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def compare(clients: Sequence[Client], folder: Path) -> tuple[Compared, int]:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return the differences of two outcomes. A failure with both servers is also a difference."""
+    """Return the differences of two outcomes. If both failed, that counts as a difference."""
     if "failure" in ours and "failure" in theirs:
         return [f"failure: with both servers, {ours['failure']}"]
     return comparison.differences(comparison.comparable(ours), comparison.comparable(theirs))

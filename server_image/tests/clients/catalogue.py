@@ -17,7 +17,7 @@ class Client:
     lock: Path
     script: Path
     kinds: tuple[str, ...]
-    """Kinds of model that its cases need, in the order in which they run."""
+    """Kinds of model that its cases need."""
 
 
 def _python(name: str, package: str, script: str, *kinds: str) -> Client:

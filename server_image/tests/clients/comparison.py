@@ -13,7 +13,7 @@ TIMES = {"created", "created_at", "completed_at"}
 RANDOM = re.compile(
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|(?<=resp_)bGl0ZWxsb[\w=]+"
 )
-"""Random part of an id, which is hexadecimal or LiteLLM's base64. The text before it, such as
+"""Random part of an id: hexadecimal digits, or base64 in LiteLLM's ids. The text before it, such as
 `chatcmpl-`, is compared."""
 INDEXED = {"choices", "tool_calls"}
 """Names of lists in a stream. Items with the same index are parts of one value."""
@@ -63,10 +63,10 @@ def comparable(reply: Any, name: str = "") -> Any:
 
 
 def together(parts: Iterable[Any]) -> dict[str, Any]:
-    """Return a mapping from each kind of part to its joined parts, and the order of the kinds.
+    """Return the joined parts of each kind, and the sequence of the kinds under `order`.
 
-    The number of tokens in a part depends on timing. So the texts of the parts are joined, and so
-    are their lists. For every other name, the values are listed, without immediate repetitions.
+    The number of tokens in a part depends on timing. So texts and lists of the same name are
+    joined. All other values of a name are listed, without immediate repetitions.
     """
     joined: dict[str, Any] = {"order": []}
     for part in parts:

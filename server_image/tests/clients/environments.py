@@ -24,7 +24,7 @@ NODE_LOCK = Path(__file__).parent / "node" / "package-lock.json"
 
 
 def version_of(package: str, lock: Path) -> str:
-    """Return the version of a package that a lock pins."""
+    """Return the version at which a lock pins a package."""
     if lock == NODE_LOCK:
         version: str = json.loads(lock.read_text())["packages"][f"node_modules/{package}"][
             "version"

@@ -14,7 +14,7 @@ class Known:
     paths: str
     """Regular expression of the paths that differ, each with both values."""
     verdict: str
-    """"better" or "differs"."""
+    """Verdict: "better" or "differs"."""
     reason: str
 
     def explains(self, case: str, difference: str) -> bool:

@@ -27,7 +27,7 @@ SECONDS = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """Folder with the adapters one, two and three."""
+    """Folder with the adapters `one`, `two` and `three`."""
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(("one", "two", "three")):
         write_adapter(folder / name, tiny_model, seed)
@@ -43,7 +43,7 @@ def file(folder: Path) -> Path:
 def server(
     preloaded: Preloaded, tiny_model: Path, folder: Path, file: Path
 ) -> Iterator[ModelServer]:
-    """Server that starts with the adapters one and two. Clients can use only the adapter one."""
+    """Server that starts with the adapters `one` and `two`. Clients can use only `one`."""
     one, two = entry("one", folder / "one"), entry("two", folder / "two")
     write_list(file, [one, two], [one])
     settings = HubSettings(

@@ -1,4 +1,4 @@
-"""Tests two replicas whose adapters change under load. One of them is killed and restarted.
+"""Tests two replicas whose adapters change under load. One replica is killed and restarted.
 
 The test writes the list of each replica as the operator and the kubelet do. The operator's own
 function selects the adapters for clients, and the second replica gets every change later.
@@ -23,8 +23,8 @@ from server_support.preloaded import Preloaded
 ANSWERS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "150"))
 CLIENTS = 4
 FOLLOWED_SECONDS = 3.0
-"""Time in seconds after which a replica has applied a changed list. It reads the list once a
-second."""
+"""Time in seconds after which a replica has applied a changed list. The replica reads the list once
+a second."""
 
 
 def test_no_client_gets_another_adapter_while_one_changes_and_a_replica_is_killed(

@@ -1,4 +1,4 @@
-"""Tests that a ready server refuses all requests that it cannot serve, with one form of error."""
+"""Tests that a ready server refuses all requests that it cannot serve, with errors of one form."""
 
 import json
 import socket

@@ -27,7 +27,7 @@ ITEMS = {
 }
 BODY_BYTES = 1_000_000
 FEW_ITEMS = 15_000
-"""Number of items that is below the limit of containers, so that vLLM validates the items."""
+"""Number of items below the server's limit on containers, so that vLLM validates the items."""
 
 PROBE_SECONDS = 1.0
 BODY_SECONDS = 10.0

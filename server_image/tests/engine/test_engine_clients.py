@@ -175,7 +175,7 @@ def test_a_number_of_prompt_tokens_to_keep_is_kept(server: ModelServer) -> None:
 @pytest.mark.parametrize(
     ("structure", "words"),
     [
-        # The engine's compiler rejects this grammar, and another compiler of vLLM accepts it.
+        # The engine's compiler rejects this grammar, but another compiler of vLLM accepts it.
         ({"grammar": '%llguidance {}\nstart: "a"'}, "directive %llguidance is not supported"),
         ({"grammar": "%llguidance {}"}, "no start rule found"),
         ({"regex": "(?=a)b"}, "look-ahead"),

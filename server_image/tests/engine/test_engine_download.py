@@ -35,9 +35,9 @@ def settings(model: Path, bytes_per_second: int | None = None) -> HubSettings:
 def padded(tiny_model: Path, folder: Path) -> Path:
     """Return a copy of the model with added bytes, so that its download takes some time.
 
-    The hub's client writes ten megabytes at a time, so a tiny model alone arrives at once. The
-    server downloads the files of a subfolder together with the weights, but vLLM does not load
-    them.
+    The hub's client writes ten megabytes at a time, so the tiny model alone would arrive in a
+    single write. The server downloads the files of a subfolder together with the weights, but vLLM
+    does not load them.
     """
     model = folder / "model"
     shutil.copytree(tiny_model, model)
@@ -165,7 +165,8 @@ def test_servers_that_share_a_cache_take_turns_and_hand_theirs_back_when_told_to
 
         writer.terminate()
         assert writer.exit_code() == 0
-        # Without the handover, the waiter would take over after a minute without signs of life.
+        # Without the handover, the waiter would take over only after a minute without signs of
+        # life.
         waiter.eventually(lambda: phase(waiter) == "downloading", seconds=10)
 
 

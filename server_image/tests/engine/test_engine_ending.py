@@ -1,4 +1,4 @@
-"""Tests that a server ends with a drain that cuts off no response, or with a failure's reason."""
+"""Tests that a stopping server cuts off no response, and that a failed one reports the reason."""
 
 import json
 import os
@@ -263,7 +263,7 @@ def test_a_stream_whose_engine_dies_before_its_first_token_can_be_sent_to_anothe
 
 
 def test_an_answer_that_an_engine_aborts_as_it_stops_is_an_error(server: ModelServer) -> None:
-    # With data parallelism, the other engines stop in this way after one has died.
+    # With data parallelism, the other engines also abort their requests after one engine has died.
     server.wait_until_ready()
     wanted = {"model": SERVED_NAME, "prompt": "Hi", "max_tokens": CONTEXT - 10, "ignore_eos": True}
     stream, plain = (
@@ -301,7 +301,7 @@ def is_complete(reply: Reply) -> bool:
 
 
 def error_at_the_end(reply: Reply) -> int | None:
-    """Return the status in the last event of a stream; None if it has none."""
+    """Return the status in the last event of a stream; None if this event has no status."""
     assert '"length"' not in reply.body
     error = json.loads(reply.events[-1]).get("error", {})
     if error.get("type") == "overloaded_error":

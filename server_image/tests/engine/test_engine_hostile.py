@@ -39,7 +39,8 @@ def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> Non
     after = settled_bytes(server)
     growth = after / before
     if growth >= MEMORY_GROWTH:
-        # A large grammar may have been compiled only in the second part. A leak would grow again.
+        # The cause may be a large grammar that was first compiled in the second part. Unlike a
+        # leak, it does not make the memory grow again in the third part.
         _attack(server, attackers[2 * ATTACKERS :], share)
         growth = settled_bytes(server) / after
 

@@ -14,7 +14,8 @@ from server_support.preloaded import Preloaded
 
 KEY = "a-key"
 SURE = 1e-3
-"""If the log-probabilities of two tokens differ by less than this, their order may differ."""
+"""If the log-probabilities of two tokens differ by less than this, the two servers may rank the
+tokens differently."""
 
 
 @pytest.fixture(scope="module")

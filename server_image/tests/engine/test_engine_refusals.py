@@ -1,4 +1,4 @@
-"""Tests a tensor size that does not fit, full shared memory and an overloaded hub."""
+"""Tests a tensor parallel size that does not fit, full shared memory and an overloaded hub."""
 
 import json
 import shutil

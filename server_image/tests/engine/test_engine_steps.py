@@ -26,7 +26,7 @@ def server(
     tiny_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ModelServer]:
-    """A server with a small token budget, once without and once with a log line for every step."""
+    """Server with a small token budget: first one that logs no steps, then one that logs them."""
     more = [f"--max-num-batched-tokens={BUDGET}", "--max-num-seqs=4", request.param]
     flags = [*flags_for(tiny_model), *filter(None, more)]
     with running_server(preloaded, tmp_path_factory.mktemp("steps"), *flags) as started:

@@ -109,7 +109,7 @@ class _Bystander:
     def _ask(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         """Send the request repeatedly, and record each wait for a part of an answer.
 
-        A wait continues through refusals.
+        A refusal does not end the wait.
         """
         began = time.monotonic()
         while not self._over.wait(_PAUSE_SECONDS):

@@ -22,7 +22,7 @@ imports alone take a minute."""
 STOP_SECONDS = 60
 SERVED_NAME = "tiny"
 STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
-"""Module that `vllm serve` runs. The `vllm` command itself does not start from the CPU wheel."""
+"""Module that `vllm serve` runs. With the CPU wheel, the `vllm` command itself does not start."""
 
 
 @dataclass(frozen=True)

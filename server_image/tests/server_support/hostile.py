@@ -152,7 +152,8 @@ FIELDS = [
     "return_token_strs",
     "typo",
 ]
-"""Names of body fields that some routes accept. All other routes should ignore or refuse them."""
+"""Names of body fields, each accepted by some routes. Every other route should ignore or refuse the
+field."""
 
 
 @dataclass

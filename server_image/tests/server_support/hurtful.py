@@ -309,7 +309,7 @@ def attacks(
         if path in forms and chance.random() < 0.8:
             form = hurtful_media.a_form(chance, size)
             if form.shape in hurtful_media.HEARD:
-                delivery = "whole"  # many at once would be ordinary load, not a hurtful body
+                delivery = "whole"  # many copies would be ordinary load, not a hurtful body
             yield Attack(path, form.shape, form.body, form.content_type, delivery, encoding)
             continue
         if not shapes:

@@ -1,6 +1,6 @@
 """Runs an object store on loopback, with the part of S3 that is needed to load a model.
 
-It implements lists, ranges and signatures, because no package of the lock is an S3 server. It
+It implements listings, ranges and signatures itself, because no locked package is an S3 server. It
 checks the signature of every request, and refuses a client without the right credentials and
 region.
 """

@@ -69,7 +69,7 @@ class Preloaded:
     def start(
         self, flags: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
     ) -> ForkedProcess:
-        """Start a server in its own session, or the script that the first flag names."""
+        """Start a server, or the script that the first flag names, in its own session."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         status = folder / "exit-status"
@@ -146,7 +146,7 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
 
 
 def _read_hub_settings_again() -> None:
-    """Let the hub library read its environment variables again, which it reads only at import."""
+    """Make the hub library, which reads its environment variables at import, read them again."""
     from huggingface_hub import constants, hf_api
 
     importlib.reload(constants)

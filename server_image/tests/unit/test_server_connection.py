@@ -203,7 +203,7 @@ async def test_who_reads_slowly_keeps_the_connection_as_long_as_it_reads(
     for _ in range(10):
         left = held.unsent_bytes
         held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
-        # The kernel may free more space at once than this read takes.
+        # The kernel may free more in one step than these 600,000 bytes.
         await client.receive(600_000)
         async with asyncio.timeout(PATIENCE):
             while held.unsent_bytes >= left:

@@ -135,7 +135,7 @@ def test_an_operator_of_version_0_1_0_reads_a_reason_and_a_message(tmp_path: Pat
     failure = failures.Failure(failures.Reason.OUT_OF_MEMORY, "Killed.")
     failures.write_termination_message(failure, log)
 
-    # That version reads only these two fields of the message, and ignores the rest.
+    # An operator of version 0.1.0 reads only these two fields of the message.
     words = json.loads(log.read_text())
     assert (words["reason"], words["message"]) == ("OutOfMemory", "Killed.")
 

@@ -1,4 +1,4 @@
-"""Tests the access of pages of other sites to all responses, including those of the gate."""
+"""Tests which web pages of other sites may read responses, including those of the gate."""
 
 from argparse import Namespace
 from collections.abc import Sequence

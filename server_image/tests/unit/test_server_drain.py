@@ -138,7 +138,8 @@ async def test_tells_those_whom_the_drain_timeout_cuts(listener: Listener) -> No
 
 
 async def ask_for_much(client: Raw, echo: Echo) -> None:
-    """Send a request and read one byte of its large response, which the application completes."""
+    """Request a large response, which the application sends in one part, and read one byte of
+    it."""
     echo.answer = b"x" * 20_000_000
     client.writer.write(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n")
     await client.receive(1)

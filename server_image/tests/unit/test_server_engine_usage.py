@@ -19,7 +19,7 @@ def counters(engine: Engine) -> dict[str, object]:
 
 
 def sums_of(*steps: tuple[float, ...]) -> list[float]:
-    """Return, for each product of two of the five terms of a step, its sum over all steps."""
+    """Return the sum over all steps of each product of two of a step's five terms."""
     return [sum(x[i] * x[j] for x in steps) for i in range(5) for j in range(i, 5)]
 
 
@@ -49,7 +49,7 @@ def test_what_is_turned_away_adds_to_the_load_and_leaves_the_mix_of_prompts_as_i
         engine.arrive(3)
     engine.usage.turn_away(7)
     counted = counters(engine)
-    # A refused sequence is counted with a recent length, and the long prompts are not recent.
+    # A refused sequence is counted with a recent length, and the long prompts are no longer recent.
     assert (counted["arrivals"], counted["promptTokensArrived"]) == (2020, 1300 + 2007 * 3)
     lengths = counted["promptLengths"]
     assert isinstance(lengths, list)
@@ -85,7 +85,7 @@ def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
     engine.usage.record(Scheduler(1, 0, 0.2), Iteration(Prompt(), 2, [0.5, 0.5]))
 
     steps = counters(engine)["steps"]
-    # The sequences of the second step read the KV cache of the first step: a tenth of 1000 tokens.
+    # The second step reads the KV cache as the first step left it: a tenth of 1000 tokens.
     first, second = (1, 30, 0, 0, 0.25), (1, 0, 2, 100, 0.5)
     assert steps == {"moments": pytest.approx(sums_of(first, second))}
     counted = counters(engine)
@@ -196,7 +196,7 @@ def test_the_warm_up_is_forgotten() -> None:
     engine.usage.begin()
     assert counters(engine)["arrivals"] == 0
 
-    # The warm-up's request no longer counts as waiting, so the next seconds are idle and no stall.
+    # The warm-up's request no longer counts as waiting, so the next 50 seconds are not a stall.
     engine.seconds += 50
     engine.arrive(1)
     assert engine.usage.stalled_seconds() == 0

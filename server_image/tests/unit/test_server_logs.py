@@ -25,7 +25,7 @@ def record_of(
 
 @pytest.fixture
 def engine_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Path of the error file. Its environment variable makes this process an engine process."""
+    """Path of the error file. With its environment variable, this process counts as an engine."""
     path = tmp_path / "error.0"
     monkeypatch.setenv(logs.ENGINE_ERROR_FILE, str(path))
     return path

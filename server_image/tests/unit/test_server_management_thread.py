@@ -1,4 +1,4 @@
-"""Tests that probes are answered while the API's event loop is blocked, and fail if it hangs."""
+"""Tests that probes respond while the API's event loop is blocked, and fail if the loop hangs."""
 
 import asyncio
 import http.client

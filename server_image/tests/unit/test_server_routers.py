@@ -25,7 +25,7 @@ from server_support.in_process import Answer, Client, Stack, make_stack
 
 HELD, ATTEMPT = "x-llm-router-held-ms", "x-llm-router-attempt"
 ADDRESS = "127.0.0.1"
-"""Address of every client in process."""
+"""Address of every in-process client."""
 
 
 def stack_that_reads_router_headers() -> tuple[Stack, list[RouterHeaders]]:
@@ -145,7 +145,7 @@ def app_that_waits() -> FastAPI:
 
 @asynccontextmanager
 async def full_of_bodies(stack: Stack) -> AsyncIterator[None]:
-    """Fill the room for bodies, which holds sixteen of maximum length."""
+    """Fill the room for bodies, which holds sixteen bodies of maximum length."""
     clients = [Client(stack.app) for _ in range(16)]
     held = [asyncio.ensure_future(each.post("/generate", b"1234567890")) for each in clients]
     while stack.in_flight.count < 16:

@@ -203,8 +203,8 @@ def test_a_sign_of_life_that_fails_for_another_reason_hides_no_takeover(
 
 
 def test_locks_of_a_writer_that_was_killed_stop_nobody(tmp_path: Path, hub: str) -> None:
-    # On a file system without flock, the existence of a file is the lock, and the hub library of a
-    # killed server leaves such files.
+    # On a file system without flock, a lock is held as long as its file exists, and the hub library
+    # of a killed server leaves such files.
     locks = tmp_path / "cache/hub/.locks" / f"models--{REPOSITORY.replace('/', '--')}"
     other = tmp_path / "cache/hub/.locks/models--another/a.lock"
     for lock in (locks / "left.lock", other):

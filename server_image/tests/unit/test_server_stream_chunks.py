@@ -1,6 +1,6 @@
 """Tests that replacements write the usual chunks of a stream exactly as vLLM's models do.
 
-They leave the other chunks to the models.
+The replacements leave the other chunks to the models.
 """
 
 import sys

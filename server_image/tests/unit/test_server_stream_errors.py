@@ -36,7 +36,7 @@ class Creating:
 
 
 class Messages(Creating):
-    """Converts pieces to events. Like vLLM, it replaces an error with an event without its text."""
+    """Converts pieces to events. Like vLLM, it drops the text of an error."""
 
     async def message_stream_converter(
         self, pieces: AsyncGenerator[str, None]

@@ -10,7 +10,7 @@ MESSAGE = {
     "model": MODEL,
     "messages": [{"role": "user", "content": QUESTION}],
     "max_tokens": 12,
-    "extra_body": {"temperature": 0},  # the client has no argument for it any more
+    "extra_body": {"temperature": 0},  # the client no longer has an argument `temperature`
 }
 TOOLS = {
     **MESSAGE,

@@ -22,7 +22,7 @@ CITY = {
     "required": ["city"],
     "additionalProperties": False,
 }
-"""Arguments of the tool `get_weather`."""
+"""JSON schema of the arguments of the tool `get_weather`."""
 TITLES = ["the sea", "a mountain", "a ship on the sea"]
 
 _output, sys.stdout = sys.stdout, sys.stderr  # some clients print to standard output

@@ -2,7 +2,7 @@
 
 import os
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it downloads the map at import
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise, LiteLLM downloads the map
 
 import cases
 import litellm

@@ -22,7 +22,7 @@ def metrics():
 
 
 def seen_by_the_server(before, after):
-    """Return the figures of a load generator, from the metrics before and after its run.
+    """Compute a load generator's figures from the server's metrics before and after the run.
 
     Times are in seconds.
     """
