@@ -2,8 +2,8 @@
 
 The rights of the processes come from their code, and those of the users from tables.
 
-A right is one verb on one resource. A rule may contain several, so two different lists of rules
-with the same rights compare equal.
+A right is one verb on one resource. A rule may grant several rights, so two different lists of
+rules that grant the same rights compare equal.
 """
 
 from chart_support.helm import Manifest
@@ -11,7 +11,7 @@ from llmservice_operator import rights
 from llmservice_operator.settings import OperatorSettings
 
 Right = tuple[str, str, str, str]
-"""API group, resource, verb, and the name of the only object or an empty string for all objects."""
+"""API group, resource, verb, and the name of one object, which is empty for all objects."""
 
 
 def operator_rights(*, keda: bool = False) -> set[Right]:
@@ -30,7 +30,7 @@ def metrics_server_cluster_rights(name: str) -> set[Right]:
 
 
 def lease_rights(name: str) -> set[Right]:
-    """Return a process's rights on Leases: create any, and use the one of this name."""
+    """Return a process's rights to create any Lease, and to use the Lease of this name."""
     return rights_of(rights.rules(rights.lease_rights(name)))
 
 

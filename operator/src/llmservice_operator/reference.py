@@ -39,7 +39,7 @@ def render_engine_flags() -> str:
         "## Set by a field",
         "",
         "`extraArgs` refuses these flags, except those that it accepted before they had a field. "
-        "Arguments with the latter still work; the condition Progressing and a Warning Event "
+        "The exceptions still work, but the condition Progressing and a Warning Event "
         f"`{DEPRECATED_ARGUMENT}` name the field to set instead.",
         "",
         *_rows(("flag", "field", "`extraArgs`"), _field_rows()),
@@ -60,7 +60,7 @@ def render_engine_flags() -> str:
         "## Removed variables",
         "",
         "No supported version of vLLM reads these environment variables. `spec.engine.env` "
-        "accepts them; the condition Progressing and a Warning Event "
+        "accepts them, but the condition Progressing and a Warning Event "
         f"`{DEPRECATED_ARGUMENT}` say what to change.",
         "",
         *_rows(
@@ -109,9 +109,10 @@ def render_conditions() -> str:
         "Each condition is `True`, `False` or `Unknown` for the generation in its "
         "`observedGeneration`. Its `lastTransitionTime` changes only when its status changes. The "
         "operator records an Event when the status or the reason of Ready, AutoscalingActive, "
-        "MetricsAvailable or SLOMet changes. It records a "
+        "MetricsAvailable or SLOMet changes. It also records a "
         f"Warning Event `{FIELD_REWRITTEN}` when an admission webhook changes a field of a child. "
-        "The service then runs with the changed field, and the message of Progressing names it.",
+        "The service then runs with the changed field, and the message of Progressing names this "
+        "field.",
         "",
         *_rows(
             ("condition", "meaning", "set by", "absent"),

@@ -12,11 +12,11 @@ HEAD = f"""\
 
 # Clients
 
-Each row is a feature of a real client. The feature was tested in the locked version on this server
-and on stock vLLM {engine_env.PINNED}, with the same model, flags and API key. "equal" means that
-the client returns the same complete reply. Ids, times and the division of a stream into chunks may
-differ, and numbers may differ by a thousandth. "better" and "differs" are followed by the reason
-for the difference.
+Each row is a feature of a real client. The listed version of the client used the feature on this
+server and on stock vLLM {engine_env.PINNED}, with the same model, flags and API key. "equal"
+means that the client returns the same complete reply. Ids, times and the division of a stream into
+chunks may differ, and numbers may differ by a thousandth. "better" and "differs" are
+followed by the reason for the difference.
 
 | client | version | feature | compared with stock vLLM |
 |---|---|---|---|

@@ -9,8 +9,7 @@ from llmservice_operator.settings import OperatorSettings
 from value_sets import VALUE_SETS, rendered
 
 NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url")
-"""Settings whose values affect no object of a service. For the URL, only its presence
-matters."""
+"""Settings whose values appear in no object of a service. Whether the URL is set does matter."""
 
 
 SETS = {

@@ -28,7 +28,9 @@ OLDEST = (1, 30)
 
 
 def kubernetes_versions() -> list[str]:
-    """Return all releases from the chart's oldest to the newest with a known schema."""
+    """Return the Kubernetes releases from the oldest that the chart supports to the newest that
+    the library knows.
+    """
     versions = [it.rsplit(".", 1)[0] for it in utils.all_versions()]
     return [it for it in versions if tuple(map(int, it.split("."))) >= OLDEST]
 
@@ -41,7 +43,7 @@ read_schema = cache(utils.schema_contents)
 
 @pytest.fixture(autouse=True)
 def _schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cache the schemas of the library, which otherwise reads several megabytes for each object."""
+    """Make the library read each schema once, instead of several megabytes for each object."""
     monkeypatch.setattr(utils, "schema_contents", read_schema)
 
 

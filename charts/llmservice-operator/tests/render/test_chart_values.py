@@ -1,4 +1,4 @@
-"""Tests the values: the refused ones, and the agreement of schema, comments and README."""
+"""Tests that wrong values are refused, and that the schema, the comments and the README agree."""
 
 import copy
 import json
@@ -96,7 +96,7 @@ def test_a_wrong_value_is_refused_by_its_name(values: Values, message: str) -> N
 
 
 def objects(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every schema of an object, with its path."""
+    """Yield every schema whose type is object, with its path."""
     if schema.get("type") == "object":
         yield path, schema
     if "items" in schema:
@@ -245,7 +245,7 @@ def classes_in(settings: OperatorSettings) -> dict[str, Any]:
 
 
 def classes_of(everything: dict[str, Any]) -> dict[str, Any]:
-    """Return the accelerator classes of the values, with quantities in the operator's form."""
+    """Return the accelerator classes of the values, with quantities as the operator writes them."""
     classes: dict[str, Any] = copy.deepcopy(everything["acceleratorClasses"])
     classes["mig-3g"]["resources"]["requests"]["cpu"] = "4"
     classes["mig-3g"]["resources"]["extended"]["rdma/hca"] = "1"
