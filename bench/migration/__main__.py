@@ -51,7 +51,7 @@ def report(title: str, verdicts: list[Verdict]) -> Iterator[str]:
 
 
 def _said(changes: Iterable[Change]) -> Iterator[str]:
-    """Yield each message once, with the number of times that it was followed."""
+    """Yield each change once, with its message and the number of times that it was made."""
     counts = Counter((it.before, it.after or "removed", it.message) for it in changes)
     for (before, after, message), count in counts.most_common():
         yield f"  {count:4} times: {before} -> {after}: {message}"
@@ -77,7 +77,9 @@ def main() -> int:
 
 
 def _judged(title: str, cases: list[Case], ask: Ask) -> Iterator[str]:
-    """Yield the tables of a catalogue as it is, and after the changes that the messages require."""
+    """Yield the table of the catalogue as it is, and the table after the changes that the messages
+    require.
+    """
     yield from report(f"{title}, as they stand", judge(cases, ask))
     followed = [follow(case) for case in cases]
     verdicts = judge([case for case, _ in followed], ask)

@@ -23,14 +23,14 @@ class Case:
     entry: str
     """Name of the catalogue's entry."""
     way: str
-    """Name of the variant, followed by a feature with its mode, a kind of hardware, or a
-    strategy."""
+    """Name of the variant, with the added features, the kind of hardware or the strategy, if any.
+    """
     model: str
     flags: Flags
     environment: Mapping[str, Any] = field(default_factory=dict)
     is_core: bool = True
-    """Whether the case counts for its entry. Cases for one kind of hardware or one strategy do not
-    count, and are reported separately."""
+    """Whether the case counts for the verdict on its entry. Cases for one kind of hardware or one
+    strategy do not count, and are reported separately."""
 
     @property
     def gpus(self) -> int:
@@ -42,7 +42,7 @@ class Case:
 
 
 def recipe_cases(path: Path) -> list[Case]:
-    """Return the cases of every recipe of vllm-project/recipes, without those of omni models."""
+    """Return the cases of every recipe of vllm-project/recipes, except recipes of omni models."""
     return [
         case
         for recipe in json.loads(path.read_text())

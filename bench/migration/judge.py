@@ -37,7 +37,7 @@ class Verdict:
 def judge(cases: Iterable[Case], ask: Ask) -> list[Verdict]:
     """Return the verdict on each case.
 
-    A case is expressible if three conditions hold. The GPUs of one node are enough, the operator
+    A case is expressible if three conditions hold: the GPUs of one node are enough, the operator
     accepts the spec, and vLLM's parser reads the same values from the operator's command line as
     from that of the case. Arguments in FILES are not compared.
     """
@@ -77,7 +77,11 @@ def original(case: Case) -> list[str]:
 
 
 def _written(flag: str, value: str | None) -> str:
-    """Return one argument. A switch may have the value true or false, as in older parsers."""
+    """Return a flag and its value as one argument.
+
+    For a switch, the value may be true or false, which only older parsers accept. The result is
+    then the switch alone, or its form with --no-.
+    """
     if value in (None, "true"):
         return flag
     return f"--no-{flag.removeprefix('--')}" if value == "false" else f"{flag}={value}"
@@ -104,7 +108,7 @@ def _differences(case: Case, ask: Ask) -> list[str]:
 
 
 def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values. Equivalent speculative configurations get the same form."""
+    """Return the values, with equivalent speculative configurations in the same form."""
     found = dict(values)
     config = found.get("speculative_config")
     if isinstance(config, str):

@@ -1,4 +1,4 @@
-"""Changes a command line as the product's messages say, like a user who copies a deployment."""
+"""Changes a command line as a user would who follows the operator's messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Change:
 def follow(case: Case) -> tuple[Case, list[Change]]:
     """Return the case after every change that the messages require, and these changes.
 
-    The changes end when no message names one that can be made mechanically.
+    The changes end when no message requires a change that can be made mechanically.
     """
     changes: list[Change] = []
     for _ in range(MOST_CHANGES):

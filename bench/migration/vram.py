@@ -23,12 +23,12 @@ from llmservice_operator.fit import Checkpoint, plan_fit, read_shape
 
 GB: Final = 1e9
 ABOVE: Final = 1.25
-"""Largest ratio of two figures that counts as agreement."""
+"""Largest ratio between two figures that agree."""
 SMALL: Final = 4 * GB
-"""Difference in bytes that libraries and rounding explain."""
+"""Largest difference, in bytes, that libraries and rounding explain."""
 MODEL_LEN: Final = 8192
-"""Length, in tokens, of the one request that fits into a plan. The recipes' figures name no length.
-"""
+"""Length in tokens of the single request for which a plan needs room. The recipes do not say for
+which length of a request their figures are."""
 _BITS: Final = {
     "bf16": 16.0,
     "fp8": 8.0,
@@ -39,8 +39,8 @@ _BITS: Final = {
     "fp4": 4.5,
     "int4": 4.5,
 }
-"""Mapping from a recipe's name of a precision to the bits per parameter, which include its share of
-the scales."""
+"""Mapping from the name of a precision in a recipe to the bits per parameter. The bits include the
+parameter's share of the scales."""
 _SIZE: Final = re.compile(r"(?<![A-Za-z0-9.])([0-9]+(?:\.[0-9]+)?)\s*([MBT])\b", re.IGNORECASE)
 """Matches a number of parameters. It does not match A4B or E2B, which are numbers of active and of
 effective parameters."""
@@ -53,7 +53,7 @@ class Comparison:
 
     model: str
     vendor: float
-    """Least GPU memory of the recipe in bytes."""
+    """Minimum GPU memory that the recipe states, in bytes."""
     weights: float | None
     """Bytes of the weights. None if the recipe names no number of parameters or no known precision.
     """

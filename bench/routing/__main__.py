@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _sim_ttft(pool: ProcessPoolExecutor, files: Files) -> str:
-    """Print the cells. Return the line of the gate."""
+    """Print the figures of the cells. Return the line of the gate sim_ttft."""
     print("percent with TTFT <= 2 s, percent of the prompt tokens saved, mean TTFT in seconds")
     print(_line("", (f"{name:>19}" for name in NAMES)))
     wanted = [cell for cell in cells() if _has_file(cell, files)]
@@ -61,7 +61,7 @@ def _sim_ttft(pool: ProcessPoolExecutor, files: Files) -> str:
 
 
 def _never_worse(pool: ProcessPoolExecutor, files: Files) -> str:
-    """Print the hardships. Return the line of the gate."""
+    """Print the figures under each hardship. Return the line of the gate never_worse."""
     print("\n" + _line("", (f"{name:>19}" for name in (OURS, *OTHER_NAMES))))
     names = [name for name, each in HARDSHIPS.items() if _has_file(each.cell, files)]
     losses = dict.fromkeys(HARDSHIPS, MISSING)

@@ -1,4 +1,4 @@
-"""Lists the cells of the benchmark and serves them.
+"""Lists the cells of the benchmark, and serves their requests.
 
 A cell is a trace, a number of replicas, and a size of the cache.
 """
@@ -19,20 +19,23 @@ from scaling.hardware import H100
 
 REPLICAS = (4, 8, 32)
 CACHED_BLOCKS = (820, 4000)
-"""Blocks in the cache of a replica: the accelerator's memory alone, and main memory in addition."""
+"""Sizes of a replica's cache in blocks: with the accelerator's memory alone, and with main memory
+in addition."""
 TRACES = ("mooncake", "agents")
 REQUESTS, SHORT_REQUESTS = 6000, 20_000
 """Maximum number of requests of a cell. The second number is for ServeGen's requests, which are
 short."""
 BOUND_PERCENT, TOLERANCE = 85.0, 4.0
-"""Each cell is loaded so that the bound gives this share of the requests their first token
-in time."""
+"""Percentage of the requests that get their first token in time from the bound, at the load of each
+cell, and the tolerance of this percentage in points."""
 FIRST_UTILIZATION, SPEED_STEP, SEARCH_STEPS = 0.3, 1.5, 24
-"""The search for the speed begins at this utilization by uncached prompts, with this step."""
+"""Start of the search for a trace's speed (the utilization if no prompt is cached), first factor
+between two speeds, and maximum number of speeds."""
 EXACT_SECONDS = 0.1
-"""Time in seconds between two reports to the product's rules with exact knowledge."""
+"""Time in seconds between two reports of a replica if the product's rules have exact knowledge."""
 FORESIGHTS = ((16.0, 0.3), (0.0, 0.0), (4.0, 0.3))
-"""Pairs of weights with which foresight is tried: of the work of a prompt, and of its answer."""
+"""Weights of each policy with foresight: of the work of a prompt, and of the delay by its answer.
+"""
 
 OURS, BOUND = "ours", "bound"
 PEERS: dict[str, Callable[[], Policy]] = {
@@ -63,7 +66,7 @@ class Result:
     saved: float
     """Percentage of the prompt tokens that caches saved."""
     ttft_mean: float
-    """Mean of the seconds until the first token, over the requests that got one."""
+    """Mean time until the first token in seconds, over the requests that got one."""
 
     @property
     def attained(self) -> float:
@@ -76,7 +79,7 @@ def cells() -> list[Cell]:
 
 
 VALIDATION = (Cell("documents", 4, 820), Cell("documents", 8, 4000), Cell("agents-2", 8, 820))
-"""Cells of traces with which no constant of the router was chosen."""
+"""Cells with traces that were not used to choose the router's constants."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,8 @@ def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
     """Return the cell's trace, at the speed at which the bound attains BOUND_PERCENT, and the
     bound's result.
 
-    The bound is the better of foresight and the product's rules with exact knowledge. The search
-    starts at a low speed, because an overloaded fleet takes long to simulate.
+    The bound is the best of the policies with foresight and the product's rules with exact
+    knowledge. The search starts at a low speed, because an overloaded fleet takes long to simulate.
     """
     whole = trace_of(cell.trace, files)
     work = float(whole.prompt.sum()) * H100.step.prefill
@@ -144,7 +147,7 @@ def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
         if found.attained > BOUND_PERCENT:
             low = speed
         else:
-            # The speed was too great, so the last step was too long.
+            # The speed was too great, so the last step was too large.
             speed = low or speed / step**2
             step = float(np.sqrt(step))
         speed *= step
@@ -152,7 +155,7 @@ def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
 
 
 def results_of(cell: Cell, files: Files) -> dict[str, Result]:
-    """Serve the cell under every policy."""
+    """Return the result of every policy in the cell."""
     trace, bound = loaded(cell, files)
     found = {BOUND: bound, OURS: result_of(serve(cell, Ours(), trace))}
     return found | {name: result_of(serve(cell, make(), trace)) for name, make in PEERS.items()}

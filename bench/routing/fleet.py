@@ -27,7 +27,7 @@ TICK_SECONDS = 0.02
 """Time in seconds between two attempts to release the requests that a policy holds."""
 
 AFTER_SECONDS = 30.0
-"""Time for which the engines run after the last arrival."""
+"""Time in seconds for which the engines run after the last arrival."""
 
 
 @njit(cache=True)
@@ -51,7 +51,7 @@ class Policy:
         raise NotImplementedError
 
     def release(self, view: "Service", now: float) -> list[tuple[int, int]]:
-        """Return the held requests that have an engine now, and these engines."""
+        """Return the held requests that are sent now, each with its engine."""
         return []
 
 
@@ -64,9 +64,10 @@ class Service:
     replicas: int
     cached_blocks: int
     slow: dict[int, float] = field(default_factory=dict)
-    """Factor by which the steps of an engine take longer."""
+    """Mapping from a slow engine to the factor by which its steps take longer."""
     ready_at: dict[int, float] = field(default_factory=dict)
-    """Time in seconds from which an engine serves, if not from the beginning."""
+    """Mapping from an engine that does not serve from the beginning to the time in seconds at which
+    it begins."""
 
     def __post_init__(self) -> None:
         trace = self.trace
@@ -98,7 +99,7 @@ class Service:
         return self
 
     def _release(self, policy: Policy, clock: float, until: float) -> float:
-        """Until a time, send the requests that a policy releases to engines. Return that time."""
+        """Send the requests that the policy releases up to a time. Return that time."""
         while policy.held and clock + TICK_SECONDS < until:
             clock += TICK_SECONDS
             self.advance(clock)
@@ -110,7 +111,7 @@ class Service:
         _run_all(self.requests, self.fleet, until, self.steps, self.limits, SLO)
 
     def absent(self, now: float) -> Array:
-        """For each engine, whether it does not serve yet."""
+        """Return, for each engine, whether it does not serve yet."""
         at = np.zeros(self.replicas)
         for engine, ready in self.ready_at.items():
             at[engine] = ready
@@ -119,7 +120,7 @@ class Service:
 
     @property
     def ttft(self) -> Array:
-        """Seconds until the first token; infinite where none has come."""
+        """Seconds until each request's first token. Infinite for a request that got none."""
         first = self.requests.first_token
         return np.where(first >= 0, first - self.trace.arrival, np.inf)
 

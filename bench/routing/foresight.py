@@ -1,6 +1,6 @@
 """Computes when an engine would give a request its first token, with complete knowledge.
 
-No real router can know this. Policies that know it are part of the benchmark's bound.
+No real router can have this knowledge. Policies that have it are part of the benchmark's bound.
 """
 
 import numpy as np
@@ -21,14 +21,14 @@ from scaling.engine import (
 )
 
 MOST_STEPS = 200_000
-"""Guard of the loop: more steps than any queue of a bench takes."""
+"""Maximum number of steps, so that the loop ends. No queue of the bench takes so many."""
 
 
 @njit(cache=True)
 def first_token_at(
     requests: Requests, fleet: Fleet, engine: int, request: int, step: Array, limits: Array
 ) -> float:
-    """Return the time in seconds of the request's first token, if no further request arrived.
+    """Return the time in seconds of the request's first token, if no further request arrives.
 
     Steps take their modelled duration, without noise, and no sequence is preempted.
     """

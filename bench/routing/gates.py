@@ -9,7 +9,8 @@ import numpy as np
 from scaling.engine import Array
 
 BLOCK_REQUESTS = 200
-"""Number of neighbouring requests that are drawn together, because they meet the same queues."""
+"""Number of consecutive requests in a block, which a resample draws as a whole, because they meet
+the same queues."""
 RESAMPLES = 1000
 
 
@@ -29,11 +30,11 @@ MISSING = Interval(nan, nan, nan)
 
 
 def interval_of(runs: Sequence[Array], figure: Callable[..., float]) -> Interval:
-    """Return a figure of several policies, with its interval.
+    """Return a figure that compares several policies, with its interval.
 
-    `runs` contains, for each policy, whether each request was in time. `figure` takes the
-    percentage of each policy. All policies serve the same requests, so each resample draws the same
-    blocks of requests for all policies.
+    `runs` contains, for each policy, whether each request was in time. `figure` computes the figure
+    from the percentage of requests in time of each policy. All policies serve the same requests, so
+    each resample draws the same blocks of requests for all policies.
     """
     rows = np.array(runs, float)
     blocks = [rows[:, at : at + BLOCK_REQUESTS] for at in range(0, rows.shape[1], BLOCK_REQUESTS)]
@@ -48,17 +49,18 @@ def interval_of(runs: Sequence[Array], figure: Callable[..., float]) -> Interval
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit of the figure of each cell."""
+    """A limit for the figure of every cell."""
 
     name: str
     limit: float
     is_at_least: bool
 
     def line(self, cells: dict[str, Interval]) -> str:
-        """Return the line of the worst cell.
+        """Return the printed line of the gate, with the figure of the worst cell.
 
-        PASS if the whole interval of every cell meets the limit. FAIL if the interval of a cell
-        misses the limit, or if a cell was not measured. Otherwise UNDECIDED.
+        The verdict is PASS if the whole interval of every cell meets the limit. It is FAIL if the
+        whole interval of a cell misses the limit, or if a cell was not measured. Otherwise it is
+        UNDECIDED.
         """
         sign = ">=" if self.is_at_least else "<="
         if not cells:
@@ -86,7 +88,7 @@ NEVER_WORSE = Gate("never_worse", 1.0, False)
 
 
 def closed_share(ours: float, bound: float, *peers: float) -> float:
-    """Return the share of the gap between the best peer and the bound that our router closes.
+    """Return how much of the gap between the best peer and the bound our router closes, as a share.
 
     If a peer attains the bound, the share is 1 if our router is as good as that peer, else 0.
     """
@@ -97,5 +99,5 @@ def closed_share(ours: float, bound: float, *peers: float) -> float:
 
 
 def lost_points(ours: float, *others: float) -> float:
-    """Return by how many points our router is worse than the best other policy."""
+    """Return how many percentage points our router is worse than the best other policy."""
     return max(others) - ours

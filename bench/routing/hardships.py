@@ -14,9 +14,11 @@ from scaling.hardware import H100
 
 CELL = Cell("mooncake", 8, 820)
 SERVEGEN_SLOTS = (130, 20, 74)
-"""The slot with the most requests, one slot in the night, and one in the daytime."""
+"""Numbers of three ten-minute slots of the day: the one with the most requests, one at night, and
+one in the daytime."""
 LOAD = 0.9
-"""Share of the load at which the bound attains 85 %, so that no policy is overloaded."""
+"""Load, as a share of the load at which the bound attains 85 %. It is less than 1, so that no
+policy is overloaded."""
 WHALE_EVERY, WHALE_TOKENS = 400, 100_000
 
 
@@ -33,16 +35,16 @@ def _with_whales(trace: Trace) -> Trace:
 
 @dataclass(frozen=True)
 class Hardship:
-    """What is different from an ordinary run of a cell."""
+    """Differences from an ordinary run of a cell."""
 
     cell: Cell = CELL
     change: Callable[[Trace], Trace] = lambda trace: trace
     ours: Callable[[], Ours] = Ours
-    """Makes the router, with its input."""
+    """Function that makes our router, with the input that it gets under this hardship."""
     slow: dict[int, float] = field(default_factory=dict)
-    """Factor by which the steps of an engine take longer."""
+    """Mapping from a slow engine to the factor by which its steps take longer."""
     ready_at: float = 0.0
-    """Share of the trace after which the first engine begins to serve."""
+    """Share of the trace's duration after which the first engine begins to serve."""
     is_cached: bool = True
 
     def serve(self, policy: Policy, trace: Trace) -> Result:

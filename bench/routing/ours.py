@@ -1,4 +1,6 @@
-"""The product's router, fed as in a cluster: each replica reports once a second."""
+"""Runs the product's router with the input that it has in a cluster: one report of each replica per
+second.
+"""
 
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -24,12 +26,15 @@ IMAGE_FACTOR = 10
 MOST_PIECES = 1024
 """Maximum number of hashed pieces of a block."""
 MOST_HELD = 100_000
-"""Maximum number of held requests. No request is refused, so that all policies serve the same."""
+"""Maximum number of held requests. It is so high that the router refuses none, because all policies
+must serve the same requests."""
 
 
 @njit(cache=True)
 def _prompt_tokens(requests: Requests, fleet: Fleet, engine: int) -> tuple[int, int]:
-    """Return the prompt tokens of the queue, and those left of the prompt that is computed."""
+    """Return the prompt tokens in an engine's queue, and the tokens that are still to be computed
+    of the prompt in progress.
+    """
     at, queued, left = fleet.head[engine], 0, 0
     if at >= 0 and fleet.head_admitted[engine]:
         left = requests.to_compute[at]
@@ -78,16 +83,17 @@ class Texts:
 class Ours(Policy):
     report_seconds: float = 1.0
     report_delay: float = 0.0
-    """Age in seconds of a report when the router hears it."""
+    """Age in seconds of a report when the router receives it."""
     bytes_per_token: float = BYTES_PER_TOKEN
     length_noise: float = LENGTH_NOISE
     image_every: int = 0
-    """One in this many prompts consists of images: many bytes for few tokens. With 0, none does."""
+    """One in this many prompts consists of images: many bytes for few tokens. 0 for no such prompt.
+    """
     holds: bool = True
     holding: Holding | None = None
     next_report: dict[int, float] = field(default_factory=dict)
     sent: deque[tuple[int, Snapshot]] = field(default_factory=deque)
-    """Reports that the router has not heard yet, with their engines."""
+    """Sent reports that the router has not received yet, each with its engine."""
     open: list[int] = field(default_factory=list)
     begun: set[int] = field(default_factory=set)
 
@@ -124,7 +130,9 @@ class Ours(Policy):
         return found
 
     def _observe(self, view: Service, now: float) -> None:
-        """Tell the router which requests have started and ended, and the reports that are due."""
+        """Tell the router which requests have started and which have ended, and give it the reports
+        that are due.
+        """
         assert self.holding is not None
         router = self.holding.router
         numbers = np.array(self.open, np.int64)

@@ -1,4 +1,4 @@
-"""Routing policies of other routers, from their documented rules, and the bound.
+"""Implements the policies of other routers from their documented rules, and the bound.
 
 Unlike real routers, these policies see the true state and the true cache of every engine.
 """
@@ -63,10 +63,11 @@ def _queued_tokens(requests: Requests, fleet: Fleet, engines: int) -> Array:
 
 @dataclass
 class Bound(Policy):
-    """The engine with the least cost, by perfect foresight.
+    """Chooses the engine with the least cost, by perfect foresight.
 
-    The cost is the time until the first token, `work_weight` times the seconds that the prompt
-    takes the engine, and `decode_weight` times the seconds by which the answer delays all others.
+    The cost is the sum of the time until the first token, `work_weight` times the time that the
+    engine needs for the prompt, and `decode_weight` times the delay of all other answers by this
+    answer.
     """
 
     work_weight: float = 0.0
@@ -85,7 +86,7 @@ class Bound(Policy):
 
 @dataclass
 class LeastRequests(Policy):
-    """The fewest requests in an engine; among equals, the next in turn."""
+    """Chooses the engine with the fewest requests; among equals, the next in turn."""
 
     turn: int = 0
 
@@ -96,7 +97,7 @@ class LeastRequests(Policy):
 
 
 class LeastWork(Policy):
-    """The fewest prompt tokens ahead; prefixes are not known."""
+    """Chooses the engine with the fewest prompt tokens in its queue, and knows no prefixes."""
 
     def choose(self, view: Service, request: int, now: float) -> int:
         tokens = _queued_tokens(view.requests, view.fleet, view.replicas)
@@ -110,7 +111,7 @@ def _limit(loads: Array, factor: float) -> float:
 
 @dataclass
 class BoundedHash(Policy):
-    """Consistent hashing of the first blocks with bounded loads."""
+    """Chooses by consistent hashing of a prompt's first blocks, with bounded loads."""
 
     blocks: int = 4
     factor: float = 1.25
@@ -141,7 +142,9 @@ def _hash(text: str) -> int:
 
 @dataclass
 class PrefixTree(Policy):
-    """The longest cached prefix among the engines whose load is bounded."""
+    """Chooses the engine with the longest cached prefix among the engines below a limit of the
+    load.
+    """
 
     factor: float = 1.25
     fallback: LeastRequests = field(default_factory=LeastRequests)

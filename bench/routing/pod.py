@@ -1,9 +1,9 @@
 """Measures Envoy and the picker of a router pod, on loopback.
 
-Run `PYTHONPATH=bench:operator:operator/tests:testing python -m routing.pod`. The replicas answer by
-a clock. For comparison, a plain Envoy, which chooses by the number of requests, serves the same
-load.
-CPU times are those of the processes, without what they use while idle.
+Run `PYTHONPATH=bench:operator:operator/tests:testing python -m routing.pod`. The replicas are fake
+and answer after a fixed time. For comparison, a plain Envoy, which chooses by the number of
+requests, serves the same load. The CPU time per request is that of the processes, less the time
+that they use while idle.
 """
 
 import argparse
@@ -34,7 +34,7 @@ IN_FLIGHT = 16
 
 @dataclass(frozen=True)
 class Load:
-    """Streamed requests of one size, at equal distances in time."""
+    """Streamed requests of one size, at equal intervals."""
 
     size: int
     """Bytes of the prompt."""
@@ -48,9 +48,9 @@ class Cost:
     """What a load costs a router."""
 
     cpu_ms: float
-    """CPU time per request."""
+    """CPU time per request, in milliseconds."""
     ttft_ms: list[float]
-    """Times until the first byte, in ascending order."""
+    """Times until the first byte in milliseconds, in ascending order."""
 
     def __str__(self) -> str:
         return (
@@ -86,7 +86,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 async def at_rate(rate: float, seconds: float, send: Callable[[], Awaitable[None]]) -> None:
-    """Call `send` at equal distances in time, and wait for all calls."""
+    """Call `send` at equal intervals, and wait for all calls."""
     started, sent = time.monotonic(), []
     for number in range(int(rate * seconds)):
         await asyncio.sleep(started + number / rate - time.monotonic())
@@ -140,7 +140,9 @@ async def _measure(
 
 
 async def pick(call: Any, body: bytes) -> None:
-    """Ask for a choice as Envoy does for a small body, and report the first token and the end."""
+    """Ask the picker for a replica as Envoy does for a small body. Then report the first token and
+    the end of the answer.
+    """
     stream = call()
     await stream.write(
         pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))
@@ -153,7 +155,9 @@ async def pick(call: Any, body: bytes) -> None:
 
 
 async def pick_rates(seconds: float) -> tuple[float, float, list[float]]:
-    """Return the picks per second, the CPU ms of a pick, and the times at 400 a second in ms."""
+    """Return the largest number of picks per second, the CPU time of a pick, and the response times
+    at 400 picks per second. Times are in milliseconds.
+    """
     with tempfile.TemporaryDirectory() as folder:
         pod, replicas = Pod(settings_of(Path(folder))), replicas_of(4)
         pod.start()

@@ -1,4 +1,6 @@
-"""Requests with the blocks of their prompts: a public trace, and sessions of agents with tools."""
+"""Requests with the blocks of their prompts: public traces, sessions of agents with tools, and
+questions about documents.
+"""
 
 import gzip
 import json
@@ -69,9 +71,9 @@ TOOL_SETS, TURNS_MEAN, SESSIONS_PER_SECOND = 12, 8, 0.5
 def agents(seed: int, seconds: float = 3600.0) -> Trace:
     """Return sessions of agents: a long prefix of instructions and tools, then turns that grow.
 
-    A session uses one of 12 sets of tools, of 2,000 to 10,000 tokens; some sets are popular. Each
-    turn repeats the session so far and adds the result of a tool. The next turn follows 2 to 30
-    seconds later.
+    A session uses one of 12 sets of tools, each with 2,000 to 10,000 tokens; some sets are popular.
+    Each turn repeats the session so far and adds the result of a tool. The next turn follows 2 to
+    30 seconds later.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(4, 20, TOOL_SETS)
@@ -105,8 +107,8 @@ DOCUMENTS, QUESTIONS_PER_SECOND = 300, 2.0
 def documents(seed: int, seconds: float = 3600.0) -> Trace:
     """Return questions about documents: instructions, one to three documents, and a question.
 
-    A document has 1,000 to 12,000 tokens. Some documents are popular. Their order varies, and a
-    cached document is of use only after the same earlier documents.
+    A document has 1,000 to 12,000 tokens. Some documents are popular. The order of the documents
+    varies, and a cached document can be reused only after the same earlier documents.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(2, 24, DOCUMENTS)
@@ -137,14 +139,16 @@ def documents(seed: int, seconds: float = 3600.0) -> Trace:
 
 SLOT_SECONDS, LENGTHS_SECONDS = 600, 21_600
 MOST_VARIATION = 10.0
-"""Maximum coefficient of variation of a client's gaps; a few clients of a slot have one burst."""
+"""Maximum coefficient of variation of the gaps between a client's requests. A few clients of a slot
+exceed it, because they send a single burst."""
 
 
 def servegen(path: Path, slot: int, count: int) -> Trace:
     """Return at most `count` requests of the clients in a ServeGen file, without shared prefixes.
 
-    The file is JSON, perhaps compressed by gzip. `slot` is the number of 10 minutes of the day.
-    Each client has its rate, the distribution of its gaps, and the quantiles of its lengths.
+    The file is JSON, perhaps compressed by gzip. `slot` is the number of a ten-minute slot of the
+    day. For each client, the file contains the rate, the distribution of the gaps between requests,
+    and quantiles of the lengths.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt") as file:
@@ -170,7 +174,7 @@ def servegen(path: Path, slot: int, count: int) -> Trace:
 
 
 def _gaps(rng: np.random.Generator, rate: float, variation: float, family: str) -> Array:
-    """Return more gaps than a slot needs, with a mean of 1 / rate."""
+    """Return more gaps between requests than a slot needs, with a mean of 1 / rate."""
     count = int(rate * SLOT_SECONDS * 2) + 100
     if family == "Weibull":
         shape = _weibull_shape(variation)

@@ -114,7 +114,7 @@ def run_all(runs: list[Run], jobs: int) -> list[Result]:
 
 
 def print_tables(results: list[Result]) -> None:
-    """Print every cell of the first seed, then the sum of the cells by policy."""
+    """Print every run with the first seed, and then the totals of each policy over the cells."""
     print(
         f"\n{'workload':<16}{'cold':>5} {'policy':<26}{'GPU-h':>8}{'SLO %':>8}{'events':>8}"
         f"{'peak':>6}{'use %':>7}{'recovery':>10}{'cut':>5}"
@@ -145,7 +145,7 @@ def print_tables(results: list[Result]) -> None:
 
 
 def write_csv(results: Iterable[Result], commit: str) -> None:
-    """Write every run into one table, with the commit that it measured."""
+    """Write every run into one table, with the tested commit."""
     RESULTS.mkdir(exist_ok=True)
     rows = [
         {**asdict(result.run), **{k: v for k, v in asdict(result).items() if k != "run"}}

@@ -6,9 +6,7 @@ from scaling.engine import COUNTED, FINISHED, Fleet
 
 
 def counters_of(fleet: Fleet, engine: int) -> Counters:
-    """Return the counters of one engine so far. All finished requests count as judged by
-    the SLO.
-    """
+    """Return the counters of one engine so far. Every finished request counts as judged."""
     totals = [float(value) for value in fleet.totals[engine]]
     return Counters(
         **dict(zip(COUNTED, totals, strict=False)),
@@ -22,7 +20,7 @@ def counters_of(fleet: Fleet, engine: int) -> Counters:
 def snapshot_of(
     fleet: Fleet, engine: int, limits: EngineLimits, at: float, started: float
 ) -> Snapshot:
-    """Return the report of one engine at the time `at`. Its process began at `started`."""
+    """Return the report of one engine at the time `at`, if its process began at `started`."""
     return Snapshot(
         at,
         started,

@@ -6,8 +6,9 @@ a slot and its KV tokens are free. When KV tokens run out, the youngest sequence
 computed again later. `run_until` routes a request on arrival to the engine with the fewest
 requests.
 
-A request either knows how many prompt tokens the prefix cache holds, or it lists the blocks of its
-prompt. In the latter case each engine has a cache of blocks, and evicts the least recently used.
+Each request states either how many of its prompt tokens the prefix cache holds, or the blocks of
+its prompt. In the second case, each engine has a cache of blocks, and evicts the least recently
+used ones.
 """
 
 from typing import Any, NamedTuple
@@ -52,8 +53,8 @@ class Requests(NamedTuple):
     arrival: Array
     prompt: Array
     cached: Array
-    """Prompt tokens that the prefix cache holds. For a request with blocks, they are known on
-    admission."""
+    """Prompt tokens that the prefix cache holds. For a request with blocks, they are known only
+    after its admission."""
     answer: Array
     first_token: Array
     """Time of the first token in seconds. Negative until there is one."""
@@ -65,9 +66,10 @@ class Requests(NamedTuple):
     behind: Array
     """Number of the next request in the same queue. -1 if there is none."""
     shared: Array
-    """Number of a running request's prompt tokens whose KV cache is that of the cached blocks."""
+    """Number of a running request's prompt tokens that reuse the KV cache of cached blocks."""
     first_block: Array
-    """Position in `blocks` of each request's first block, and the end of the last one."""
+    """Position of each request's first block in `blocks`. One more entry contains the end of the
+    last request's blocks."""
     blocks: Array
     """Blocks of all prompts, numbered from 1. Equal blocks have equal prefixes."""
 
@@ -92,8 +94,8 @@ class Fleet(NamedTuple):
     answer_lengths: Array
     moments: Array
     newer: Array
-    """Next more recently used block of each cached block; -1 for a block that is not cached. Entry
-    0 closes the ring: its `newer` is the least recently used block."""
+    """For each cached block, the block that was used next after it; -1 for a block that is not
+    cached. Entry 0 closes the ring: it contains the least recently used block."""
     older: Array
     cached_blocks: Array
     queued: Array
@@ -188,8 +190,8 @@ def matched_tokens(
 
 @njit(cache=True)
 def _use_blocks(requests: Requests, fleet: Fleet, engine: int, request: int, capacity: int) -> None:
-    """Make the blocks of a request the most recently used ones; the first block last, because
-    vLLM evicts the end of a prompt before its beginning.
+    """Mark the blocks of a request as the most recently used ones. The first block is marked last,
+    because vLLM evicts the end of a prompt before its beginning.
     """
     newer, older = fleet.newer[engine], fleet.older[engine]
     first, end = requests.first_block[request], requests.first_block[request + 1]

@@ -55,4 +55,5 @@ A10 = Hardware(
     EngineLimits(max_sequences=128, kv_capacity_tokens=40_000, max_step_tokens=256),
     prior_step_model(hardware_class("NVIDIA-A10"), **_EIGHT_BILLION),
 )
-"""Engine with the same model on a small accelerator, with little KV memory and slow steps."""
+"""Engine with an 8-billion-parameter model on a small accelerator, with little KV memory and slow
+steps."""

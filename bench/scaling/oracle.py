@@ -1,9 +1,10 @@
 """Implements a clairvoyant policy, which knows the whole traffic, the capacity and the cold start.
 
 The policy runs replicas at 85 % of their capacity. At any time, it has enough replicas for the
-highest load of a span. The span begins one cold start earlier, and ends AHEAD_COLD_STARTS cold
-starts later. The load is smoothed over 30 seconds. The policy is a reference and not a bound,
-because it has too few replicas when the load jumps within the smoothing window.
+highest load in a span around that time. The span begins one cold start before that time, and ends
+AHEAD_COLD_STARTS cold starts after it. The load is smoothed over 30 seconds. The policy is a
+reference and not a bound, because it has too few replicas when the load jumps within the smoothing
+window.
 """
 
 import math
@@ -21,9 +22,7 @@ AHEAD_COLD_STARTS = 1.25
 
 
 def offered_load(workload: Workload, traffic: Traffic) -> Array:
-    """Return the load of each second, smoothed, as the number of replicas that it would use
-    fully.
-    """
+    """Return the smoothed load of each second, as a number of fully used replicas."""
     step = workload.hardware.step
     held = float(np.mean(traffic.prompt) + np.mean(traffic.answer) / 2)
     work = (traffic.prompt - traffic.cached) * step.prefill + traffic.answer * (

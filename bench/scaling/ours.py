@@ -37,7 +37,8 @@ class Ours:
     patched_at: float = 0.0
     assessment: Assessment | None = None
     demands: list[tuple[float, float | None, float, float]] = field(default_factory=list)
-    """Time, demand in percent, capacity factor and scale-down window in seconds at every scrape."""
+    """For every scrape, its time, and the demand in percent, the capacity factor and the scale-down
+    window in seconds."""
 
     def step(self, view: Simulation) -> int | None:
         if view.now % SCRAPE_SECONDS == 0:

@@ -83,7 +83,7 @@ DEFAULT = Behavior(DEFAULT_UP, slow(300))
 
 
 class HpaOn(Newest):
-    """HPA of the cluster on the total of a metric, with an AverageValue target."""
+    """HorizontalPodAutoscaler on the total of a metric, with an AverageValue target."""
 
     def __init__(self, total: Signal, target: float, behavior: Behavior = DEFAULT) -> None:
         self.total, self.target, self.behavior = total, target, behavior

@@ -28,7 +28,7 @@ def draw_all(folder: Path) -> None:
 
 
 def draw(workload: Workload, cold_start: float, folder: Path) -> None:
-    """Draw our policy, the oracle and a strong peer."""
+    """Draw the runs of our policy, the oracle and a strong peer into one plot."""
     figure, (replicas, utilization, attainment) = plt.subplots(3, 1, sharex=True, figsize=(9, 8))
     for policy, color in COLORS.items():
         simulation, _ = simulate(Run(workload.name, cold_start, policy, SEEDS[0]))

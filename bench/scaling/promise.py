@@ -1,5 +1,5 @@
-"""Computes the rate that one engine sustains by the product's formula, for comparison with the
-truth.
+"""Computes the rate that one engine sustains according to the product's formula, for comparison
+with the truth.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def seen_mix(workload: Workload, rate: float) -> RequestMix:
 
 
 def promised_rate(hardware: Hardware, mix: RequestMix) -> float:
-    """Return the requests per second that one engine sustains by the product's formula."""
+    """Return the requests per second that the product's formula predicts for one engine."""
     return sustainable_rate(mix, hardware.step, hardware.limits, SLO)
 
 

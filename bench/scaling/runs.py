@@ -102,8 +102,8 @@ def simulate(run: Run) -> tuple[Simulation, Policy]:
     """Simulate the run. Return the simulation and the policy."""
     workload, traffic = WORKLOADS[run.workload], _traffic(run.workload, run.seed)
     oracle = Oracle(workload, traffic, run.cold_start)
-    # The outage is during the fall from the peak. A policy that mistakes missing metrics for an
-    # idle service does the most harm at that time.
+    # The outage is while the load falls from its peak. A policy that mistakes missing metrics for
+    # an idle service does the most harm at that time.
     hidden = 0.3 * traffic.seconds
     scenario = Scenario(
         run.cold_start,

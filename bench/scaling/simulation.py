@@ -47,17 +47,18 @@ class Scenario:
     seed: int
     initial_replicas: int
     outage: tuple[float, float] | None = None
-    """Start and end in seconds of a span in which every scrape fails. None for no such span."""
+    """Start and end in seconds of a span in which every scrape fails. None if there is none."""
     never_ready: int | None = None
-    """Number of a pod that never becomes ready. None for no such pod. Pods that exist at the start
-    of the simulation are not counted."""
+    """Number of the pod that never becomes ready. None if every pod becomes ready. Pods are
+    numbered from 1 in order of creation, without those that exist at the start of the simulation.
+    """
 
 
 class Policy(Protocol):
     """A policy that decides on replicas."""
 
     def step(self, view: "Simulation") -> int | None:
-        """Return the desired number of replicas at this second. None leaves it unchanged."""
+        """Return the desired number of replicas at this second. None to leave it unchanged."""
 
     def victim_order(self, view: "Simulation", pods: list[Pod]) -> list[Pod]:
         """Return the Ready pods in the order of their removal."""
@@ -74,7 +75,7 @@ class Simulation:
     desired: int = 0
     pods: list[Pod] = field(default_factory=list)
     held: int = 0
-    """Requests that wait while no replica is ready."""
+    """Number of requests that wait because no replica is ready."""
     requests: Requests = field(init=False)
     fleet: Fleet = field(init=False)
     history: list[tuple[float, int, int, float]] = field(default_factory=list)
@@ -251,8 +252,8 @@ class Simulation:
         return 100 * float(np.mean(self.met[self.counted]))
 
     def recovery_seconds(self, burst_at: float, span: float = 600.0) -> float:
-        """Return the seconds from the start of a burst until the TTFT objective is met for good.
-        The requests of each BUCKET_SECONDS are judged together.
+        """Return the seconds from the start of a burst until the TTFT objective is met and stays
+        met. The requests of each interval of BUCKET_SECONDS are judged together.
         """
         arrival, met = self.requests.arrival, self.met_ttft
         recovered = 0.0

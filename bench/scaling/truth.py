@@ -2,7 +2,7 @@
 objective.
 
 It uses simulation and bisection, and none of the product's formulas. The oracle's replicas, the
-peers' tuned targets and the error of our formula are computed from it.
+peers' tuned targets and the error of our formula are computed from this rate.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class Truth:
     """True capacity of one engine under one mix, as measured by simulation."""
 
     capacity: float
-    """Requests per second of this mix at which the relative attainment of one engine falls to the
-    objective. It is relative to the attainment without load."""
+    """Requests per second of this mix at which one engine's attainment, divided by its attainment
+    without load, falls to the objective."""
     running_at_target: float
     """Mean number of running and waiting requests at 85 % of the capacity."""
     kv_at_target: float

@@ -73,8 +73,8 @@ def _trace() -> tuple[Array, Array, Array]:
 def azure(rng: Generator) -> Traffic:
     """Return the conversation trace at ten times its rate.
 
-    Ten requests arrive near the time of each original. One in ten keeps the lengths of its
-    original, and the others draw theirs from the whole trace.
+    Ten requests arrive near the time of each original request. One in ten keeps the lengths of its
+    original request, and the others draw their lengths from the whole trace.
     """
     times, prompts, answers = _trace()
     copies = 10
@@ -101,7 +101,7 @@ def _conversation(rng: Generator, arrival: Array, seconds: float) -> Traffic:
 
 
 def burst(rng: Generator) -> Traffic:
-    """Return 20 requests/s, then 80 for ten minutes, then 20 again."""
+    """Return a load of 20 requests/s that rises to 80 requests/s for ten minutes."""
     seconds = 2400.0
 
     def rate(t: Array) -> Array:
@@ -121,7 +121,7 @@ def diurnal(rng: Generator) -> Traffic:
 
 
 def prefill_bursts(rng: Generator) -> Traffic:
-    """Return long prompts with short answers. Each minute has a random rate, from none to 80
+    """Return long prompts with short answers. Each minute has a random rate, from 0 to 80
     requests/s.
     """
     seconds = 3600.0

@@ -3,7 +3,8 @@ prediction.
 
 The requests of a wave start together. The next wave starts when all answers of the wave are
 complete. An answer that is complete earlier needs no more computation. A padded static batch
-computes every answer up to the length of its longest answer, and only the requested tokens count.
+computes every answer up to the length of the batch's longest answer, and only the requested tokens
+count.
 """
 
 import heapq
@@ -77,7 +78,8 @@ def _batching_row(server: Server, mix: Mix, effort: Effort) -> Row:
     def padded() -> float:
         return sum(_ask(server, [max(wave)] * len(wave), BATCH).seconds for wave in waves)
 
-    # The kinds alternate, so that a busy moment of the machine does not affect only one of them.
+    # The kinds of batching alternate, so that a busy moment of the machine does not affect only one
+    # of them.
     turns = [[way() for way in (continuous, waved, padded)] for _ in range(effort.repeats)]
     seconds = [statistics.median(turn[way] for turn in turns) for way in range(3)]
     useful, mean = sum(lengths), statistics.fmean(lengths)
@@ -96,7 +98,9 @@ def _batching_row(server: Server, mix: Mix, effort: Effort) -> Row:
 
 
 def _model_row(server: Server, mix: Mix, batch: int, effort: Effort) -> Row:
-    """Predict the throughput of mixed lengths from a batch of equal lengths, and measure it."""
+    """Predict the throughput of answers with mixed lengths from the latency of a batch of equally
+    long answers, and measure that throughput.
+    """
     lengths = mix.lengths(batch * effort.batches_of_model)
     mean = statistics.fmean(lengths)
     equal = [round(mean)] * batch

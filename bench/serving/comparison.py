@@ -151,7 +151,8 @@ def _overload(
     )
     for number, order in enumerate(_orders(running, effort.overloads), 1):
         for server in order:
-            # There are twice as many requests as before, so that a queue can grow.
+            # An overload run has twice as many requests as the other runs, so that a queue can
+            # grow.
             load = run_chats(server, 2 * lengths, rate=_OVERLOAD * sustained)
             comparison.overloaded[server.name].append(load)
         print(f"compare: round {number} of {effort.overloads} under overload", flush=True)

@@ -54,7 +54,7 @@ def run(
     prompts: Sequence[str] = ("The sea in winter is",),
     temperature: float = 0,
 ) -> Load:
-    """Request one answer of each length, with `concurrency` requests in flight at once."""
+    """Request one answer of each length, `concurrency` of them at the same time."""
     waiting = list(_bodies(lengths, prompts, stream=stream, temperature=temperature))[::-1]
 
     async def send(session: aiohttp.ClientSession, load: Load) -> None:
@@ -73,7 +73,7 @@ def run_chats(
     """Request one streamed chat of each length.
 
     With a rate, `rate` chats begin per second, regardless of the number in progress. Without a
-    rate, `concurrency` chats are in flight at once.
+    rate, `concurrency` chats are in progress at the same time.
     """
     places = asyncio.Semaphore(len(lengths) if rate else concurrency)
 

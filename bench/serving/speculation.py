@@ -1,7 +1,8 @@
 """Measures the acceptance and speedup of speculative decoding against the two usual formulas.
 
 Let g be the number of tokens drafted in a step, a the probability that a drafted token is accepted,
-and c the cost of a drafted token as a share of a target step. The predicted speedups are:
+and c the cost of a drafted token relative to a step of the target model. The predicted speedups
+are:
 
     linear     g / (1 + (1 - a)*g)
     geometric  (1 - a^(g+1)) / ((1 - a)*(g*c + 1))
@@ -29,7 +30,7 @@ _PROMPT = " ".join(["one two three four five six seven eight nine ten"] * 8)
 
 @dataclass(frozen=True)
 class Draft:
-    """A drafting method, and the cost of a drafted token as a share of a target step."""
+    """A drafting method, and the cost of a drafted token relative to a step of the target model."""
 
     name: str
     configuration: dict[str, object]

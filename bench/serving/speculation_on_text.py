@@ -43,7 +43,8 @@ class Gains:
     def ratios(self) -> dict[str, Ratios]:
         """Return the gain of the better of the two methods that draft from text.
 
-        The gain is that of one request at a time on repeating text. Empty if it was not measured.
+        The gain is that of one request at a time on repeating text. The result is empty if this
+        gain was not measured.
         """
         from_text = [
             gain

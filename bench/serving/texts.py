@@ -40,7 +40,7 @@ REPEATING = (
     "def load_orders(path, customer, count=100):\n",
     f"The table:\n{_TABLE}\nThe same table:\nstation;line;",
 )
-"""An extract, an answer from a source, a code edit and a copied table."""
+"""Prompts for an extract, an answer from a source, a code edit and a copied table."""
 
 OTHER = (
     "Once upon a time, a young fox who lived at the edge of the forest decided that",

@@ -74,7 +74,8 @@ def test_all_memory_is_free_after_the_last_request() -> None:
 @pytest.mark.parametrize("speed", [20.0, 60.0])
 def test_foresight_knows_the_time_of_a_first_token(speed: float) -> None:
     whole = agents(4).first(200).faster(speed)
-    # With a full cache, nobody knows which blocks of the queue will be evicted.
+    # The cache is large, because with a full one nobody knows which blocks of the queue will be
+    # evicted.
     service = Service(whole, H100, 1, 10_000)
     service.steps[:, 4] = 0
     requests, fleet = service.requests, service.fleet
@@ -142,7 +143,7 @@ def test_texts_with_the_same_blocks_have_the_same_hashes_and_other_texts_have_no
     chains = [list(texts.prompt(request).chain) for request in range(3)]
     shared = [each for each in chains[0] if each in chains[1]]
     assert shared == chains[0][: len(shared)]
-    # Two blocks have 1,024 tokens, so 4,096 bytes and a deviation of at most 30 %.
+    # Two blocks have 1,024 tokens. At 4 bytes per token, ±30 %, these are 4,096 bytes, ±30 %.
     assert 2 <= len(shared) <= 5
     assert not set(chains[2]) & set(chains[0] + chains[1])
     assert len(set(chains[0])) == len(chains[0])

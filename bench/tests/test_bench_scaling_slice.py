@@ -68,8 +68,8 @@ def _slots(count: int) -> Hardware:
 def test_the_formula_finds_the_capacity_that_simulation_measures(
     hardware: Hardware, mix: Mix
 ) -> None:
-    """The effective utilization is a rate divided by this capacity, so both have the same relative
-    error.
+    """The effective utilization is a rate divided by the capacity, so the relative errors of the
+    utilization and of the capacity are equal.
     """
     workload = Workload("mix", hardware, 1, mix)
     truth = truth_of(workload)

@@ -1,4 +1,6 @@
-"""Tests that the utilization bench finds an unknown capacity, and judges within its uncertainty."""
+"""Tests that the utilization bench finds an unknown capacity, and that the verdict takes the
+uncertainty of the capacity into account.
+"""
 
 import random
 from dataclasses import replace

@@ -72,16 +72,16 @@ class Size:
     def searching(self, rate: float) -> float:
         """Return the duration in seconds of a level of the search at this rate.
 
-        It is extended until FEWEST_REQUESTS requests are expected, so that some arrive even on a
-        slow machine, but only up to `longest_seconds`.
+        The level is extended until FEWEST_REQUESTS requests are expected, so that some arrive even
+        on a slow machine, but only up to `longest_seconds`.
         """
         return max(self.level_seconds, min(FEWEST_REQUESTS / rate, self.longest_seconds))
 
     def reading(self, rate: float) -> float:
-        """Return the seconds that a level must last for a reading to be taken at this request rate.
+        """Return the duration in seconds of a level for a reading at this rate.
 
-        It is extended until FEWEST_READ requests are expected, so that enough are served from start
-        to end within the level, but only up to `longest_seconds`.
+        The level is extended until FEWEST_READ requests are expected, so that enough are served
+        from start to end within the level, but only up to `longest_seconds`.
         """
         return max(self.read_seconds, min(FEWEST_READ / rate, self.longest_seconds))
 
@@ -201,8 +201,8 @@ class Experiment:
         self._lessons = cycle(product(LEARNED_SHARES, self._learned))
         self.tested = [Traffic(mix) for mix in TESTED]
         self.slo = ServiceLevelObjective(30.0, 1.0)
-        """Latency limits. They are arbitrary until the duration of a step is known, and then
-        fixed."""
+        """Latency limits. They are arbitrary until the duration of a step is known. After that,
+        they are fixed."""
 
     @property
     def model(self) -> StepModel:

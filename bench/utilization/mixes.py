@@ -56,4 +56,4 @@ TESTED = (
     Mix("decode-heavy", 24, 80),
     Mix("mixed", 110, 40),
 )
-"""Other traffic, on which the utilization is tested."""
+"""Traffic on which the utilization is tested. It differs from the traffic in LEARNED."""

@@ -20,7 +20,8 @@ STEP = 1.3
 """Factor between two successive rates while all rates have met the objective, or all have missed
 it."""
 SLOWEST_RATE = 0.05
-"""Lowest rate of the search, in requests per second. The search ends with an error below it."""
+"""Lowest rate of the search, in requests per second. At a lower rate, the search ends with an
+error."""
 HICCUPS = 0.005
 """Share of the requests that miss at any rate, because other programs use the machine."""
 STEEPNESS = np.geomspace(3.0, 60.0, 40)

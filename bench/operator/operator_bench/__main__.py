@@ -32,7 +32,7 @@ COLLECTOR_SECONDS = 120.0
 
 
 def main() -> int:
-    """Measure every size that the time allows."""
+    """Measure one size after another, until the time limit."""
     parser = argparse.ArgumentParser(prog="python -m operator_bench", description=__doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="default: %(default)s")
     parser.add_argument(

@@ -95,7 +95,7 @@ class Client:
         headers = {"Accept": accept}
         async with self._session.get(path, params=query, headers=headers) as answer:
             listed = await answer.json(content_type=None)
-        for item in listed["items"] or ():  # an empty list is null
+        for item in listed["items"] or ():  # null if there are none
             yield "ADDED", item
         query |= {"watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
         headers = {"Accept": accept.replace("MetadataList", "Metadata")}
@@ -150,7 +150,7 @@ async def for_each(
 
 
 class Watched:
-    """The objects of some kinds that the watches have reported, and the time of each."""
+    """The existing objects of some kinds, and the time of each kind's last change, from watches."""
 
     def __init__(self, client: Client, kinds: Iterable[Kind]) -> None:
         self._client = client

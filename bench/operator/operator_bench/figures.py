@@ -28,9 +28,10 @@ class Cell:
     rss_mib: float | None = None
     """Highest resident memory in MiB of any operator process."""
     idle_requests_per_second: float | None = None
-    """Requests of the operator while nothing changes, without those of leader election."""
+    """Requests of the operator per second while nothing changes, without those of leader election.
+    """
     event_ms: dict[str, Sequence[float]] = field(default_factory=dict)
-    """Mapping from the circumstances to the times in milliseconds from the change of a service to
-    the change of its child."""
+    """Mapping from the conditions of a measurement, such as "webhook hangs", to its times in
+    milliseconds. A time is that from the change of a service to the change of its child."""
     delete_seconds: float | None = None
     """Time in seconds to delete the services and their children while the operator runs."""

@@ -50,10 +50,10 @@ class Gate:
 
 
 def quantile(values: Sequence[float], share: float) -> Figure | None:
-    """Return a quantile with the interval that contains it with 90 % confidence. None without
-    values.
+    """Return a quantile with the interval that contains it with 90 % confidence. None if there are
+    no values.
 
-    The interval is between two of the sorted values, whose ranks follow from the binomial
+    The ends of the interval are two of the sorted values. Their ranks follow from the binomial
     distribution. If there are too few values for one end of the interval, that end is infinite.
     """
     if not values:

@@ -23,7 +23,8 @@ class Latency:
         self._client = client
         self._round = 0
         self._waiting: dict[Key, tuple[str, float]] = {}
-        """Mapping from a changed service to the expected round and the time of the change."""
+        """Mapping from each service whose child has not changed yet to the number of the round,
+        which the child will contain, and the time at which the service changed."""
         self._took: list[float] = []
 
     @asynccontextmanager

@@ -50,7 +50,10 @@ class Measurement:
         """Services that have reported a ready replica since their creation."""
 
     async def run(self, *, beside_others: bool) -> None:
-        """Measure one cell. `beside_others` adds the bare client and the servers that hang."""
+        """Measure one cell.
+
+        With `beside_others`, also measure a bare client, and the operator beside servers that hang.
+        """
         await self._make_namespaces()
         async with self._seen.watching(), self._kubelet():
             if beside_others:

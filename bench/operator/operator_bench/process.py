@@ -12,8 +12,8 @@ from operator_support.processes import OperatorProcess
 from shared_support.waiting import eventually
 
 QUIET_SECONDS = 10.0
-"""Time in seconds without a request after which the operator is quiet. It is longer than the pause
-between the lists at a start and the audit that follows them."""
+"""Time in seconds without a request after which the operator counts as quiet. It is longer than the
+pause between the lists at a start and the audit that follows them."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -35,7 +35,7 @@ def sums(operator: OperatorProcess, *metrics: str) -> list[float]:
     """Return the sum of all series of each metric, from one scrape.
 
     Raises BenchError when the operator has ended, and AssertionError when the scrape fails. On a
-    busy machine, the page of many services may take longer than the client waits.
+    busy machine, the page with the metrics of many services may take longer than the client waits.
     """
     status, page = operator.get("/metrics")
     if not operator.is_running():
@@ -107,10 +107,10 @@ class AuditLog:
         self._begin = self._path.stat()
 
     def requests(self) -> Counter[str]:
-        """Count requests by verb and kind since this object was made, without leader election.
+        """Return the number of requests since this object was made, by verb and kind.
 
-        Raises BenchError when the log has been rotated. A watch counts once when it begins and once
-        when it ends.
+        The requests of leader election are not counted. A watch counts once when it begins and once
+        when it ends. Raises BenchError when the log has been rotated.
         """
         with self._path.open(encoding="utf-8") as log:
             if os.fstat(log.fileno()).st_ino != self._begin.st_ino:

@@ -63,7 +63,7 @@ def _row(cell: Cell) -> Row:
 
 
 _SHORT = {"quiet": "", "metrics server hangs": "metrics ", "webhook hangs": "webhook "}
-"""Circumstances in which changes are measured, and the prefixes of their columns."""
+"""Mapping from the conditions of a measurement of changes to the prefix of its columns."""
 
 
 def _event_ms(cell: Cell, name: str, share: float) -> float | None:

@@ -29,7 +29,9 @@ def build_service(number: int, key: Key) -> Manifest:
 
 
 def clients_of(round_: int) -> dict[str, Any]:
-    """Return a value of `networkPolicy`. A new value changes one child and replaces no pod."""
+    """Return the value of `networkPolicy` for a round. A new value changes one child and replaces
+    no pod.
+    """
     return {"from": [{"podSelector": {"matchLabels": {"round": str(round_)}}}]}
 
 

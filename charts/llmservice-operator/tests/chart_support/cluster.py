@@ -27,7 +27,7 @@ SMALLEST: Manifest = {
 }
 
 ADOPT = "--take-ownership"
-"""Helm option that adopts objects of another release. The CRD of an earlier test may exist."""
+"""Helm option that adopts objects of another release, such as the CRD of an earlier test."""
 
 
 class NoCluster(Exception):

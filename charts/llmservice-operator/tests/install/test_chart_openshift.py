@@ -49,9 +49,9 @@ def is_allotted(field: str) -> str:
 
 
 def restricted_v2(release: Release) -> list[Manifest]:
-    """Return a policy, and its binding, that refuses pods with IDs outside the range.
+    """Return a policy that refuses pods with IDs outside the range, and the policy's binding.
 
-    It applies only to the namespace of the release.
+    The policy applies only to the namespace of the release.
     """
     here = {"matchLabels": {"kubernetes.io/metadata.name": release.name}}
     rule = {
@@ -98,7 +98,9 @@ def openshift(release: Release) -> Iterator[Release]:
 
 
 def fixed_pod(release: Release) -> str:
-    """Return the API server's error about a pod with the chart's own IDs; nothing is stored."""
+    """Return the API server's error about a pod of the chart with `userIds: Fixed`; nothing is
+    stored.
+    """
     manifests = render({"userIds": "Fixed"}, release=release.name, namespace=release.name)
     (pod,) = (each for each in manifests if each["kind"] == "Pod")
     return refusal("create", "-n", release.name, "--dry-run=server", "-f-", stdin=pod)

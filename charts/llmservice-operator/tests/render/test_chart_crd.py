@@ -1,4 +1,4 @@
-"""Tests that the chart has the generated CRD and the versions of the distributions."""
+"""Tests the chart's copy of the CRD, the versions that the chart names, and the chart's package."""
 
 import re
 import subprocess
