@@ -91,7 +91,7 @@ class ChildWriter:
 
         Raises OperatorError if the object cannot be read.
         """
-        # The cache lacks an object of this name if the object does not have the operator's labels.
+        # Objects without the operator's labels are not in the cache.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._read(kind, namespace, name)
 
@@ -164,8 +164,7 @@ class ChildWriter:
             return await self._write_once(service, child, manifest, live, replicas, outcome)
         except Conflict:
             if live is None:
-                # The cache lacks an object of this name if the object does not have the operator's
-                # labels.
+                # Objects without the operator's labels are not in the cache.
                 again = await self._read(*where)
             elif replicas.is_kept_now:
                 raise  # the number of replicas that was read is outdated
@@ -265,8 +264,8 @@ class ChildWriter:
         left = list(find_differences(stored, manifest))
         self._guard.wrote(known_as, manifest, differences, left, self._now())
         if is_same_version(stored, live):
-            # The write changed nothing, because the stored object still has the live values. The
-            # guard has recorded these values, so the next pass does not send the same manifest.
+            # The write changed nothing. The guard has recorded the values that still differ, so
+            # the next pass does not send the same manifest.
             self._metrics.applied(kind.kind, "noop")
             return False
         self._metrics.applied(kind.kind, "changed")
@@ -285,7 +284,7 @@ class ChildWriter:
     ) -> None:
         """Record the pause in the writes of an object.
 
-        For a rewrite by a webhook, also record a sentence about it. In all other cases, raise
+        If a webhook rewrites the object, also record a sentence about that. Otherwise, raise
         Contested.
         """
         outcome.wait(pause.seconds)

@@ -1,4 +1,4 @@
-"""spec.engine.batching: numbers of requests and tokens that the engine processes at once."""
+"""spec.engine.batching: how many requests and tokens the engine processes at the same time."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ class Batching(Fields):
     max_queued_requests: (
         Annotated[int, Field(ge=1, le=1_000_000), EngineFlag("--max-num-queued-reqs")] | None
     ) = None
-    """Maximum number of requests that wait or run in one replica; each requested answer counts.
-    While requests wait, a request that would exceed this number is refused at once with status 503.
-    While no request waits, every request is accepted, however many prompts it contains. Default: 8
-    times `maxNumSeqs`, or 8 times the engine's own default if `maxNumSeqs` is unset."""
+    """Maximum number of requests that wait or run in one replica; a request for n answers counts n
+    times. While requests wait, a request that would exceed this number is refused immediately with
+    status 503. While no request waits, every request is accepted, however many prompts it contains.
+    Default: 8 times `maxNumSeqs`, or 8 times the engine's own default if `maxNumSeqs` is unset."""
     max_queued_tokens: (
         Annotated[int, Field(ge=1, le=1_000_000_000), EngineFlag("--max-num-queued-tokens")] | None
     ) = None
-    """Maximum total length, in tokens, of the prompts in one replica that are not completely
-    computed. While this total is reached and requests wait, new requests are refused at once with
-    status 503. Default: no limit."""
+    """Maximum number of tokens, in total, of the prompts that one replica has not completely
+    computed. While this number is reached and requests wait, new requests are refused immediately
+    with status 503. Default: no limit."""
 
     rules: ClassVar = (
         Rule(

@@ -35,8 +35,8 @@ class Cache(Fields):
     ) = None
     """Size of the cache, such as 200Gi. With PersistentVolumeClaim, the operator creates a claim
     NAME-cache of this size. The claim can grow if its storage class allows it, and never shrinks.
-    With Ephemeral, the size is the limit of the cache, 1Ti by default, and the default request for
-    ephemeral-storage."""
+    With Ephemeral, the size is the limit of the cache (1Ti if size is unset) and the default
+    request for ephemeral-storage."""
     storage_class_name: ObjectName | None = None
     """Storage class of the claim that the operator creates. Default: the cluster's default
     class."""
@@ -105,7 +105,7 @@ class Cache(Fields):
 
     @property
     def claim_fields(self) -> set[str]:
-        """Names of all fields except `type` that are set."""
+        """Names of the fields that have a value, except `type`."""
         fields = self.model_dump(exclude={"type"}, exclude_none=True)
         return {name for name, value in fields.items() if value != ()}
 

@@ -22,7 +22,7 @@ Histogram = Annotated[
 
 
 class Calibration(Fields):
-    """Measurements of the service, from which a new metrics server computes the same demand."""
+    """Measurements from which a new metrics server computes the same demand as the earlier one."""
 
     step_seconds: Annotated[
         tuple[Learned, ...], Field(min_length=4, max_length=4, json_schema_extra=ATOMIC)

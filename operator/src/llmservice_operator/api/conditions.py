@@ -1,8 +1,8 @@
 """The conditions of an LLMService, declared once; their reasons are in reasons.py.
 
 The status has no phase. Every condition contains the generation of the spec that it describes. The
-transition time of a condition changes only with its status. docs/conditions.md is generated from
-these declarations.
+transition time of a condition changes only when the condition's own status changes.
+docs/conditions.md is generated from these declarations.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class ConditionType(StrEnum):
 
 @dataclass(frozen=True)
 class ConditionUpdate:
-    """Result of one pass for a condition; `Condition.following` adds the transition time."""
+    """A condition as one pass computes it. `Condition.following` adds the transition time."""
 
     type: ConditionType
     status: ConditionStatus

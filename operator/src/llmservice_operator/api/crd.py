@@ -165,8 +165,9 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
 def _without_defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema without its defaults, at every depth.
 
-    A manifest that leaves out a default in an atomic list always differs from the stored list, so
-    every apply would change the object. Only the operator knows these defaults.
+    The schema is that of an atomic list. If the API server added defaults to the stored list, a
+    manifest without them would always differ from it, and every apply would change the object. So
+    only the operator knows these defaults.
     """
     nested = ("items", "additionalProperties")
     return {

@@ -102,7 +102,7 @@ class ResourceClaim(Fields):
     """ResourceClaim in the LLMService's namespace. All replicas share its devices."""
     resource_claim_template_name: ObjectName | None = None
     """ResourceClaimTemplate in the LLMService's namespace. Each replica gets a separate claim, made
-    from it."""
+    from this template."""
 
     rules: ClassVar = (
         Rule(

@@ -126,8 +126,8 @@ class KvCache(Fields):
     tokens as with a 16-bit format, at a small loss of precision. Default: Auto, the model's own
     format."""
     offload: KvCacheOffload | None = None
-    """Second level of the KV cache, in main memory. KV cache that has left GPU memory can be loaded
-    from there again."""
+    """Second level of the KV cache, in main memory. KV cache that was evicted from GPU memory can
+    be loaded back from main memory."""
 
 
 class EngineFields(Fields):
@@ -198,7 +198,7 @@ class EngineFields(Fields):
     """Split of the model across the GPUs of a replica. Default: tensor parallelism across all GPUs
     of the replica."""
     batching: Batching | None = None
-    """Numbers of requests and tokens that the engine processes at once."""
+    """How many requests and tokens the engine processes at the same time."""
     prefix_caching: PrefixCaching | None = None
     """Reuse of the KV cache between prompts with a common prefix. Default: on for every model that
     supports it."""

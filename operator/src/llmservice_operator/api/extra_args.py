@@ -37,7 +37,7 @@ _REFUSED: Final = (
     "tokenizer-revision",
     # These name files of the container.
     *(".*-path", ".*-dir", ".*-file"),
-    # These change the processes of a replica, what they serve, or what they keep and log.
+    # These change the processes of a replica, or what the processes serve, keep or log.
     *("convert", "runner", "device-ids", "disable-log-stats", "enable-log-.*"),
     *("data-parallel-(address|backend|.*lb|rank|size-local|start-rank)", "dp-supervisor-.*"),
     *(".*elastic-ep.*", "enable-fault-tolerance", "enable-trace-replay", "master-addr", "nnodes"),
@@ -70,8 +70,8 @@ SAFE_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
         *("runai_streamer", "runai_streamer_sharded", "safetensors"),
     ),
 }
-"""Flags that have unsafe values too, each with its safe values. Other formats can contain code, and
-other executors use more than one pod."""
+"""Flags of which only some values are safe, each with these values. Other formats can contain code,
+and other executors use more than one pod."""
 
 # Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")

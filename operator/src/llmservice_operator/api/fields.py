@@ -166,7 +166,7 @@ _QUANTITY = re.compile("([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?
 _POWERS = {suffix: power for power, suffix in enumerate("kMGTPE", start=1)}
 
 GIB: Final = 1024**3
-"""Number of bytes in a gibibyte, the suffix Gi of a quantity."""
+"""Number of bytes in a gibibyte, the unit Gi of a quantity."""
 
 
 def quantity_value(text: str | int) -> Decimal | None:

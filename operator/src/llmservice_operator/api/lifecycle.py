@@ -19,7 +19,7 @@ class Startup(Fields):
     timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
     """Maximum time in seconds from the start of the container until the replica is ready. This time
     includes the download, loading, compilation and the smoke test, and with a shared cache the wait
-    for the replica that downloads the model. After that time, the container restarts and keeps the
+    for the replica that downloads the model. A container that takes longer restarts, and keeps the
     files that it has downloaded. Raise the value for a large model or a slow network."""
 
 
@@ -72,14 +72,14 @@ class SmokeTest(Fields):
 
 class Termination(Fields):
     pre_stop_seconds: Annotated[int, Field(ge=0, le=300)] = 5
-    """Time in seconds that a terminating replica keeps accepting requests, until every proxy has
-    stopped sending them."""
+    """Time in seconds for which a terminating replica still accepts requests, so that every proxy
+    has time to stop sending it new ones."""
     drain_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """Maximum time in seconds after preStopSeconds to finish the requests in progress; requests
     that are not finished by then end with an error. If serving.requestTimeoutSeconds is set and not
-    0, a value above it has no effect. A node drain waits for this time, but some node autoscalers
-    do not: by default, the Cluster Autoscaler terminates pods after 600 seconds, while the defaults
-    here need up to 620. Raise its --max-graceful-termination-sec to 620, or lower
+    0, a value above that limit has no effect. A node drain waits for this time, but some node
+    autoscalers do not: by default, the Cluster Autoscaler terminates pods after 600 seconds, while
+    the defaults here need up to 620. Raise its --max-graceful-termination-sec to 620, or lower
     drainTimeoutSeconds to 580."""
 
 

@@ -17,8 +17,8 @@ from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 
 STALE_SECONDS: Final = 60.0
-"""Age in seconds above which a report is outdated, because its metrics server no longer
-measures."""
+"""Age in seconds above which a report is outdated. The metrics server has then stopped
+measuring."""
 
 
 class ReplicaAdapter(Fields):
@@ -57,11 +57,11 @@ class ReplicaLoad(Fields):
     running_requests: int | None = None
     """Requests in the engine's batch."""
     waiting_requests: int | None = None
-    """Requests that the server has accepted and the engine has not started."""
+    """Requests that the server has accepted but the engine has not started."""
     kv_cache_percent: float | None = None
     """KV tokens in use, in percent of those that the engine can hold."""
     gpu_duty_cycle_percent: float | None = None
-    """Share of the time in which a kernel ran, in percent, as NVML reports it; the mean of the
+    """Percentage of the time in which a kernel ran on a GPU, as NVML reports it; the mean of the
     replica's GPUs."""
     adapters: tuple[ReplicaAdapter, ...] | None = None
     """LoRA adapters that the replica has loaded or tries to load; null if its model server does not
@@ -95,7 +95,8 @@ class LoadReport(Fields):
     """Total load in percent of one replica: 170 means two replicas at 85 %. Null means that the
     load is unknown, so the number of replicas does not change."""
     target_percent: float
-    """Target load of one replica in percent. The number of replicas is the demand divided by it."""
+    """Target load of one replica in percent. The demand, divided by this load, is the number of
+    replicas."""
     missing: str | None = None
     """Cause of an unknown demand, as one CamelCase word: Starting, NoReadyReplica, ReplicasMissing,
     NoTrafficYet; null when the demand is known."""
@@ -104,7 +105,7 @@ class LoadReport(Fields):
     replicas: tuple[ReplicaLoad, ...] = ()
     """All replicas of the service, sorted by name."""
     missing_replicas: int = 0
-    """Ready replicas that have not answered for 15 seconds or more."""
+    """Number of Ready replicas that have not answered for 15 seconds or more."""
     capacity_requests_per_second: float | None = None
     """Request rate that one replica sustains within the SLO, in requests per second, for requests
     similar to the recent ones."""
@@ -114,8 +115,8 @@ class LoadReport(Fields):
     """Seconds from the creation of a pod until it is Ready: a high percentile of the last cold
     starts, or 120 before the first one."""
     scale_down_window_seconds: float
-    """Scale-down window in seconds: 1.5 cold starts, but at least 90 and at most 600; 600 while the
-    load is bursty."""
+    """Scale-down window in seconds: 1.5 times the duration of a cold start, but at least 90 and at
+    most 600; 600 while the load is bursty."""
     is_bursty: bool = False
     """Whether the load of the last ten minutes came in bursts."""
     attainment_percent: float | None = None
@@ -126,9 +127,8 @@ class LoadReport(Fields):
     itl_p95_milliseconds: float | None = None
     """95th percentile of the requests' mean inter-token latency, over the last minute."""
     backlog_gpu_seconds: float | None = None
-    """Queued work beyond the work that batching needs, in seconds of one replica: the work that is
-    queued now, or that is expected to be queued when new replicas begin to serve, whichever is
-    more."""
+    """Queued work, in seconds of one replica: the larger of the present queue, less the part that
+    batching needs, and the queue that is expected when new replicas begin to serve."""
     gpu_duty_cycle_percent: float | None = None
     """Sum of the Ready replicas' duty cycles: the metric GPUDutyCycle. Null without GPUs, or while
     unknown."""
@@ -146,6 +146,9 @@ class LoadReport(Fields):
         return now - self.at > STALE_SECONDS
 
     def total(self, metric: ScalingMetric) -> float | None:
-        """Return the total of a metric over all replicas, in its unit; None while unknown."""
+        """Return the total of a metric over all replicas, in the unit of the metric.
+
+        Returns None while the total is unknown.
+        """
         found: float | None = getattr(self, metric.report_field)
         return found

@@ -53,7 +53,7 @@ NEEDS_A_CLAIM: Final = (
     "administrator create a PersistentVolume for it, such as one of type nfs or local, and a "
     "PersistentVolumeClaim"
 )
-"""Reason and first step of a message. The message continues with the field to set."""
+"""The reason and the first step in messages that end with the field to set."""
 
 _IS_A_FOLDER: Final = ValueRule(
     cel=f"!self.matches('^{_FOLDER}')",

@@ -55,8 +55,8 @@ def request_within_limit(field: str) -> Rule:
     return Rule(
         "requests",
         cel=f"!has(self.requests) || !has({request}) || !has(self.limits) || !has({limit}) || "
-        # A value that is not a quantity has its own message. A comparison of it would fail with a
-        # different message.
+        # A value that is not a quantity is refused by the rule of its field. A comparison would
+        # fail with a different message.
         f"!isQuantity(string({request})) || !isQuantity(string({limit})) || "
         f"quantity(string({request})).compareTo(quantity(string({limit}))) <= 0",
         message=f"exceed the limits for {field}: raise limits.{field} or lower requests.{field}",
@@ -123,8 +123,8 @@ class Toleration(Fields):
     )
 
     def covers_every_taint_of(self, key: str) -> bool:
-        """Return whether this toleration covers every NoSchedule taint with the key, whatever its
-        value.
+        """Return whether this toleration covers every NoSchedule taint with the key, whatever the
+        taint's value.
         """
         return (
             self.operator == "Exists"

@@ -116,7 +116,7 @@ def from_model_server(
 
 
 def in_commands(name: str, text: str) -> str:
-    """Return the text with the name of the service in its commands, instead of NAME."""
+    """Return the text with NAME in its commands replaced by the name of the service."""
     for before in ("deploy/", "llmservice.dev/name=", "llmservice.dev/router-of="):
         text = text.replace(f"{before}NAME", f"{before}{name}")
     return text

@@ -37,9 +37,9 @@ class RouterResources(Fields):
 
 class Router(Fields):
     enabled: bool | None = None
-    """Whether requests reach the replicas through router pods. Default: as before for a service
-    that has router pods. For any other service: true if service.tls is set; otherwise true if the
-    chart value router.enabledByDefault is true and the service may have more than one replica; else
+    """Whether requests reach the replicas through router pods. Default: a service that has a
+    router keeps it. For any other service: true if service.tls is set; otherwise true if the chart
+    value router.enabledByDefault is true and the service may have more than one replica; else
     false."""
     replicas: Annotated[int, Field(ge=1, le=10)] = 2
     """Number of router pods. With one pod, the service is unavailable while this pod is replaced
@@ -56,12 +56,12 @@ class Router(Fields):
     memory. Further requests are refused with status 503."""
     policy: Literal["LeastWork", "LeastRequest"] = "LeastWork"
     """Choice of the replica. LeastWork: the replica with the shortest expected time to the first
-    token, which the router estimates by the replica's work in seconds and by the prompts in its
+    token, which the router estimates from the replica's work in seconds and the prompts in its
     prefix cache. LeastRequest: the replica with the fewest requests."""
     heartbeat_seconds: Annotated[int, Field(ge=1, le=300)] = 10
-    """Time in seconds between two comments in a stream that waits in the router. They keep
-    connections open through proxies that close idle ones. A client that measures the time to the
-    first byte counts the first comment."""
+    """Time in seconds between two comments that the router sends to a client whose request for a
+    stream waits. Without the comments, some proxies would close the idle connection. A client
+    that measures the time to the first byte measures the time to the first comment."""
 
     rules: ClassVar = (
         Rule(

@@ -25,7 +25,7 @@ class Proxy(Fields):
 
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables that name the proxy to libraries, without the empty ones."""
+        """The environment variables from which libraries read the proxy, without empty ones."""
         variables = {
             "HTTP_PROXY": self.http,
             "HTTPS_PROXY": self.https,

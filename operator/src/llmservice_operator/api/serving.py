@@ -16,7 +16,7 @@ class Serving(Fields):
     600, or termination.drainTimeoutSeconds if that is greater."""
     engine_hang_seconds: Annotated[int, Field(ge=10, le=86_400)] = 120
     """Time limit of an engine step, in seconds. If the engine completes no step for this time while
-    requests wait for one, the replica is no longer ready; after another minute, the container
+    requests wait for a step, the replica is no longer ready; after another minute, the container
     restarts. Raise the limit if a single step can take longer, for example because a kernel must be
     compiled first."""
     max_body_mebibytes: Annotated[int, Field(ge=1, le=1024)] | None = None

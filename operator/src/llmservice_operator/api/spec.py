@@ -58,7 +58,7 @@ _DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
 
 
 def _gpus_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
-    """Return the rule that a field of spec.engine, or a part of it, requires GPUs."""
+    """Return the rule that a field of spec.engine, or a part of such a field, requires GPUs."""
     parts = f"engine.{field}".split(".")
     absent = (f"!has(self.{'.'.join(parts[: depth + 1])})" for depth in range(len(parts)))
     return Rule(

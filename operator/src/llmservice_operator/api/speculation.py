@@ -113,7 +113,7 @@ class SpeculativeDecoding(Fields):
     method: Literal[
         "Ngram", "Suffix", "DraftModel", "Eagle", "Eagle3", "MTP", "Medusa", "DFlash", "DSpark"
     ]
-    """Source of the guesses. Ngram: text that recurs in the request, its prompt or its answer.
+    """Source of the guesses. Ngram: text that recurs in the prompt or the answer of a request.
     Suffix: text that recurs in the request or in earlier answers. DraftModel: a small model with
     the same vocabulary. Eagle, Eagle3, Medusa, DFlash and DSpark: heads trained for the model. MTP:
     the model's own prediction layers."""

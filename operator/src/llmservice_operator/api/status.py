@@ -18,16 +18,16 @@ def _atomic(longest: int) -> Any:
 
 class EngineStatus(Fields):
     image: Annotated[str, Field(max_length=512)]
-    """Image of the model servers. An upgrade of the operator alone replaces a default image only
-    while untried is true."""
+    """Image of the model servers. Without a change of the spec, an upgrade of the operator replaces
+    a default image only while untried is true."""
     version: Annotated[str, Field(max_length=64)]
     """vLLM version that the engine's arguments are written for."""
     default_for: Annotated[str, Field(max_length=32)] | None = None
-    """Accelerator type that this image was the default for when it was chosen; absent when
+    """Accelerator type whose default image this was when the operator chose it; absent when
     spec.engine.image sets the image."""
     assumed_version: Annotated[str, Field(max_length=64)] | None = None
     """vLLM version that the operator assumes for spec.engine.image when spec.engine.version is
-    unset; absent when it equals version, and without spec.engine.image."""
+    unset; absent when it equals `version`, and without spec.engine.image."""
     untried: bool | None = None
     """True until a replica with this default image becomes ready, absent afterwards and for
     spec.engine.image. While true, a new default image of the operator replaces this image."""
@@ -82,7 +82,7 @@ class AutoscalingStatus(Fields):
     metric is EffectiveGPUUtilization and requests queue up."""
     current: Annotated[int, Field(ge=0)] | None = None
     """Current value of the metric per replica, in percent or requests; absent while it is unknown,
-    and without replicas."""
+    and while there are no replicas."""
     target: Annotated[int, Field(ge=0)] | None = None
     """Target value of the metric per replica, in percent or requests."""
     load: Annotated[str, Field(max_length=32)] | None = None
@@ -107,7 +107,7 @@ class SloStatus(Fields):
     itl_p95: Annotated[int, Field(ge=0)] | None = None
     """95th percentile of the requests' mean inter-token latency, in milliseconds."""
     attainment_percent: Annotated[int, Field(ge=0, le=100)] | None = None
-    """Percent of the requests that meet the SLO."""
+    """Percentage of the requests that met the SLO."""
 
 
 class RolloutStatus(Fields):
@@ -191,7 +191,7 @@ class LLMServiceStatus(Fields):
     """Revision of the pods of the last complete rollout. rolloutStrategy.autoRollback restores
     these pods."""
     rollback: RollbackStatus | None = None
-    """Rollback of the pods of the current spec; absent while no rollback is in effect."""
+    """Rollback that replaces the pods of the current spec; absent while none is in effect."""
     autoscaling: AutoscalingStatus | None = None
     """State of autoscaling. Without spec.autoscaling, it is absent or contains only an earlier
     calibration."""

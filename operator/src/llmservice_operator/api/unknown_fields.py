@@ -15,8 +15,8 @@ from llmservice_operator.api.model_source import NEEDS_A_CLAIM
 
 _UNKNOWN: Final = "is not a field of an LLMService"
 _CLOSE: Final = 0.8
-"""Similarity, between 0 and 1, from which a name counts as a misspelling of another: one or two
-wrong letters."""
+"""Minimum similarity, between 0 and 1, of a name that counts as a misspelling of another. It allows
+one or two wrong letters."""
 
 ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
     "set accelerator.class and accelerator.count instead": ("resourceProfile",),
@@ -111,8 +111,8 @@ def why_unknown(name: str, spec: type[Fields]) -> str:
 
 @cache
 def _places(spec: type[Fields]) -> Mapping[str, tuple[str, ...]]:
-    """Return a mapping from the last part of a path to the paths of all fields that end with it. Of
-    several such paths, only those with the fewest parts are in the mapping.
+    """Return a mapping from the last part of a field's path to the shortest paths that end with it:
+    those with the fewest parts.
     """
     found: dict[str, tuple[str, ...]] = {}
     for path in sorted(field_paths(spec), key=lambda it: it.count(".")):

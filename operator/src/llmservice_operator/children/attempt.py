@@ -39,8 +39,8 @@ class Attempt:
     """Manifests to write, in order. A child that stays unchanged has an error in place of a
     manifest."""
     unbuilt: InvalidSpec | None
-    """Error because of which the manifest of the workload keeps the live pods; None if the manifest
-    contains other pods. If the workload has no manifest, the error is in `children`."""
+    """Error because of which the manifest of the workload keeps the live pods. None if the manifest
+    contains other pods. Also None without a manifest: `children` then contains the error."""
     pods: str | None = None
     """Digest of the pods that the spec requires; None if they cannot be built."""
 
@@ -57,11 +57,11 @@ def build_around_pods(
 ) -> Attempt:
     """Build the children. If the pods cannot be built, keep those of the live workload.
 
-    `restored` contains the pods of an earlier revision. They replace the pods of the spec if the
-    status records that the rollout of the latter has failed.
+    `restored` contains the pods of an earlier revision. They replace the pods of the spec if,
+    according to the status, the rollout of the spec's pods has failed.
 
     Raises InvalidSpec if the engine or the accelerator of the spec is not valid, and there is no
-    live workload whose pods and engine pin could be kept. No child is built then.
+    live workload whose pods and recorded engine could be kept. No child is built then.
     """
     kept = live if live is not None and may_change(live, service) else None
     replicas = resolve_replicas(service, live)

@@ -135,7 +135,7 @@ def _ingress(
 
 
 def _clients(service: LLMService) -> list[dict[str, Any]]:
-    """Return the peers that may use the API: the own namespace and those in the spec."""
+    """Return the peers that may use the API: the service's namespace and the peers in the spec."""
     return [
         {"podSelector": {}},
         *(
@@ -181,7 +181,7 @@ def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[d
 
 
 def _to_endpoint(endpoint: str | None) -> dict[str, Any]:
-    """Return the egress rule for a server. None means a public server that is reached by HTTPS."""
+    """Return the egress rule for an endpoint; None stands for any public HTTPS server."""
     peers = _PUBLIC if endpoint is None else _ANY_ADDRESS
     return {"to": peers, "ports": [tcp(_port(endpoint or "https://"))]}
 
@@ -231,7 +231,7 @@ def _to_destination(
 
 
 def _exceptions(block: DestinationBlock) -> list[str]:
-    """Return the addresses in the range that the user excludes or that are always barred."""
+    """Return the parts of the range that the user excludes or that are always barred."""
     exceptions = list(block.except_)
     for barred in _BARRED:
         if is_part(barred, block.cidr) and not any(is_within(barred, each) for each in exceptions):

@@ -77,8 +77,8 @@ def _pod_spec(context: Context) -> dict[str, Any]:
         "terminationGracePeriodSeconds": router_grace_seconds(service),
         "containers": [_container(context, settings)],
         "volumes": _volumes(context),
-        # A spread keeps the pods apart, as an anti-affinity does. It also counts each revision
-        # separately, so that the pods are still apart after a rollout.
+        # A spread constraint keeps the pods apart, as an anti-affinity does. It also counts each
+        # revision separately, so that the pods are still apart after a rollout.
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,

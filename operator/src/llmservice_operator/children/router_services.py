@@ -1,6 +1,7 @@
 """The headless Service objects through which router pods find the replicas and each other.
 
-Both contain the addresses of pods that are not ready, because a router asks each pod itself.
+Both contain the addresses of pods that are not ready, because a router learns from each pod itself
+whether it can use the pod.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ Scope = tuple[Kind, str | None]
 """A kind and a namespace. None means all namespaces."""
 
 READS_OF_OLD = 5
-"""A reload that gets an outdated list reads objects of this list by name, until one of them still
-exists. This is the maximum number of these reads."""
+"""A reload that gets an outdated list reads objects of this list by name until it finds one that
+still exists. This is the maximum number of these reads."""
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ class Audit:
         return True
 
     async def _check_age(self, before: Snapshot, listed: Iterable[Manifest]) -> None:
-        """Raise ClusterError if the list is older than the cache and the cluster is not.
+        """Raise ClusterError if the list is older than the cache, but the cluster is not.
 
         An API server that lags behind may return such a list, and the operator must not go back to
         an earlier spec. After a restore of its database, the cluster itself is older than the
@@ -264,8 +264,8 @@ class _Suspect:
     listed: int | None
 
     def has_moved(self, known: Manifest | None) -> bool:
-        """Return whether an event has changed the object since the list. `known` is the object that
-        is cached now.
+        """Return whether an event has changed the object since it was compared with the list.
+        `known` is the object that is cached now.
         """
         return (None if known is None else version(known)) != self.known
 

@@ -131,11 +131,11 @@ class Cache:
         return self._put(id_, found)
 
     def replace(self, before: "Snapshot", listed: Iterable[Any]) -> tuple[Key, ...]:
-        """Make the cache equal to a list of objects, whatever their versions.
+        """Make the cache equal to a list of objects, even where the cached versions are newer.
 
-        `before` is the snapshot from the time of the request. Objects that have changed in the
-        cache since then are kept, unless the list has a newer version. Returns the services of all
-        changed objects.
+        `before` is the snapshot from the time when the list was requested. An object that has
+        changed in the cache since then is kept, unless its version in the list is newer. Returns
+        the services of all changed objects.
         """
         found, changed = dict[ObjectId, Manifest](), list[Key]()
         unreadable = {each for each in self._unreadable if before.holds(each)}

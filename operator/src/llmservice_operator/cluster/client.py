@@ -135,8 +135,8 @@ class Cluster:
         The namespace of a cluster-scoped kind is None.
         """
         path = kind.path(namespace, name)
-        # Leader election limits its own rate, and a leader that withheld its requests would lose
-        # the Lease.
+        # Leader election limits the rate of its requests itself. If they were withheld, the leader
+        # would lose the Lease.
         request = self._attempt if kind is LEASES else self._request
         try:
             found = await request("GET", path)

@@ -17,7 +17,8 @@ from llmservice_operator.kinds import PODS, kind_of
 
 SHARED_PARTS: Final = 4096
 SHARED_WHOLES: Final = 256
-"""Numbers of parts and of whole fields that are kept for sharing: the most recently used ones."""
+"""Maximum numbers of parts and of whole fields that are kept for sharing. The least recently used
+ones are dropped first."""
 
 _POD_METADATA: Final = (
     "name",

@@ -23,7 +23,7 @@ SERIES_WINDOW = timedelta(minutes=10)
 
 BURST = 25
 REFILL = timedelta(minutes=5)
-"""Limit per object: 25 Events at once, then one per five minutes, as in client-go."""
+"""Limit per object: a burst of 25 Events, then one per five minutes, as in client-go."""
 
 
 @dataclass

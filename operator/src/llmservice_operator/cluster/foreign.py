@@ -258,8 +258,8 @@ def understood(manifest: Any) -> Manifest:
     ours = list(filter(_is_ours, entries if isinstance(entries, list) else ()))
     found: Manifest = _without_nulls({**manifest, "metadata": metadata})
     if ours:
-        # The record is added only here, after the recursion. Any client can use our manager's name,
-        # and write a record that is nested too deep for the recursion.
+        # The field ownership is added only here, after the recursion. Any client can use the
+        # operator's manager name, and write a record that is nested too deep for the recursion.
         found["metadata"]["managedFields"] = ours
     try:
         _SHAPES.get(kind, _Plain).model_validate(found)

@@ -34,8 +34,8 @@ class PodEvents:
         self._asked: dict[Key, _Asked] = {}
 
     async def read(self, key: Key, pods: Iterable[Manifest]) -> dict[str, tuple[PodEvent, ...]]:
-        """Return a mapping from the name of the pod that has waited longest to the Events about it,
-        the newest last.
+        """Return a mapping with one entry: the name of the pod that has waited longest, and the
+        Events about it, the newest last.
 
         The mapping is empty if no pod waits too long. If the Events cannot be read, the mapping
         contains the pod without Events. The status then contains less detail, but no error.

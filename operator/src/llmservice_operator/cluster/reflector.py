@@ -143,8 +143,8 @@ class Reflector:
         repaired_before = 0
         await self.loaded.wait()
         while True:
-            # After a watch was down, its objects are listed again. That list does not contain
-            # deleted objects, so the next audit starts early.
+            # After a watch was down, its objects are listed again. The list does not show which
+            # objects were deleted meanwhile, so the next audit starts early.
             was_listed = await _wait(self._listed, period * random.uniform(0.8, 1.2))
             if was_listed:
                 await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))

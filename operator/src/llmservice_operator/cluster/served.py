@@ -65,7 +65,7 @@ class ServedKinds:
             found = resources[path]
             if found is not None and kind.plural not in found:
                 raise NotServed(kind.kind, kind.api_version)
-        # The right to list a kind may have been removed since.
+        # Every kind is listed again, because the right to do so may have been removed.
         await self._look(known=frozenset())
 
     async def refresh(self) -> bool:
@@ -121,7 +121,7 @@ class ServedKinds:
     async def _look_up(self, path: str, *, is_first: bool) -> frozenset[str] | None:
         """Return the plurals of the kinds of a group, or None if discovery fails.
 
-        Without discovery, the later list shows whether a kind is served. Raises ClusterError if the
+        If discovery fails, a later LIST shows whether a kind is served. Raises ClusterError if the
         first request gets no response at all.
         """
         try:

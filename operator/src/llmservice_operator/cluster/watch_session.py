@@ -3,7 +3,7 @@ streams.
 
 Kopf ends all of its watches after one unexpected response, such as a 404 for a removed kind, a page
 of a proxy, or a truncated line. Kopf also reconnects every second to a server that closes each
-watch at once. So this module checks the responses of each stream before Kopf gets them:
+watch immediately. So this module checks the responses of each stream before Kopf gets them:
 
 - A refused request is repeated after a growing pause, and reported through `on_trouble`.
 - If a watch returns anything other than an event, its objects are listed again.
@@ -148,7 +148,7 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Events:
-    """Content of a watch. It differs from the original content only in its lines."""
+    """Content of a watch, reduced to the lines that Kopf can process."""
 
     def __init__(self, content: aiohttp.StreamReader, *, is_expired: bool = False) -> None:
         self._content = content
@@ -169,8 +169,8 @@ class _Events:
                         yield _as_line(_EXPIRED)
                         return
                     yield line + b"\n"
-            # A truncated line is dropped. Its event arrives again, because Kopf has not seen its
-            # version.
+            # A truncated line is dropped. Its event arrives again, because Kopf watches again from
+            # the last event that it has seen.
             return
         yield _as_line(_EXPIRED)
 

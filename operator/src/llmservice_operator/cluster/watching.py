@@ -29,8 +29,8 @@ LISTED = "LISTED"
 DELETED = "DELETED"
 
 WATCHED_CHUNK = 50
-"""Number of objects per page when Kopf lists. Kopf lists all kinds at once, and keeps one page of
-each in memory."""
+"""Number of objects per page when Kopf lists. Kopf lists all kinds at the same time, and keeps
+one page of each in memory."""
 IDLE_SECONDS = 0.1
 """Time in seconds after which Kopf drops the task of an object without events. After a list, every
 listed object has such a task."""
@@ -74,7 +74,7 @@ async def watch(
     try:
         await asyncio.shield(ended)
     finally:
-        # This also runs on cancellation, because no event may arrive after this function has
+        # This also runs on cancellation, because events must not arrive after this function has
         # returned.
         stopping.cancel()
         await asyncio.wait([ended])

@@ -21,9 +21,9 @@ class EnginePin:
     image. The pin records the type for two cases. A default may be replaced when the accelerator
     changes, and an image from the spec must be replaced when the spec no longer names it."""
     assumed_version: str | None = None
-    """Assumed vLLM version of an image from the spec, for a spec that names no version. It is the
-    operator's own version at the time when the image was set. None if it equals `version`, and for
-    the operator's own images. The pin keeps it in addition to the version that the spec names, so
+    """vLLM version that the operator assumes for an image from the spec while the spec sets no
+    version: the operator's vLLM version at the time when the image was set. None if it equals
+    `version`, and for the operator's own images. It stays here while the spec sets a version, so
     that removing spec.engine.version has the same effect as never setting it."""
     untried: bool = False
     """Whether this is a default image with which no replica has been ready."""
