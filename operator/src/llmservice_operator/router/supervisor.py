@@ -41,7 +41,7 @@ from llmservice_operator.telemetry import create_app, start_server
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS: Final = 1.0
-"""Longest time in seconds between two lines to the picker."""
+"""Longest time in seconds between two lines that the supervisor writes to the picker."""
 
 READ_SECONDS: Final = 1.0
 """Longest time in seconds for which a line to the picker is held back until Envoy has read the same
@@ -187,7 +187,7 @@ class Supervisor:
             except (OSError, TimeoutError) as error:
                 logger.debug("DNS names no picker: %s", error)
             else:
-                # The list of DNS may not contain this pod yet.
+                # DNS perhaps does not know this pod yet.
                 own = [] if self._own_picker in hosts else [self._own_picker]
                 self._files.write_pickers([*hosts, *own])
             await asyncio.sleep(LOOKUP_PERIOD_SECONDS)

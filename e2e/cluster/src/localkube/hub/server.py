@@ -180,7 +180,7 @@ def requested_range(request: web.Request, file: File) -> tuple[int, int]:
 async def write_slice(
     response: web.StreamResponse, path: Path, start: int, stop: int, bytes_per_second: int | None
 ) -> None:
-    """Write the bytes of a file from start up to stop, below the speed limit at every moment."""
+    """Write the bytes `start` to `stop` of a file, never faster than the speed limit."""
     clock = asyncio.get_running_loop().time
     begun = clock()
     chunk_bytes = CHUNK_BYTES
