@@ -145,11 +145,11 @@ Lane = tuple[str, ...]
 """Names of tiers that run one after another, while the other lanes run in parallel."""
 
 LANES: tuple[Lane, ...] = (
-    ("unit", "bench", "router"),
+    ("unit", "bench"),
     ("lint", "chart"),
     ("engine",),
     ("api",),
-    ("scaling", "cluster"),
+    ("scaling", "cluster", "router"),
     ("e2e",),
 )
 """Lanes that run in parallel. While the tiers of one lane use the CPU, those of another lane mostly
