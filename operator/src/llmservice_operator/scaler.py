@@ -4,7 +4,7 @@ The decisions are made in `desired` and `scaling`.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from llmservice_operator import names
@@ -137,7 +137,7 @@ class Scaler:
             self._syncs.pop(key, None)
             return False, None
         current = desired_replicas(live)
-        wrote, decision = await self._try_to_mark(service, autoscaling, report, current), None
+        wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
         is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
         desired = current
         if is_direct or autoscaling.mode is ScalingMode.RECOMMEND:
@@ -197,23 +197,6 @@ class Scaler:
         logger.info("set %d replicas, of %d", number, desired_replicas(live))
         return not is_same_version(stored, live)
 
-    async def _try_to_mark(
-        self,
-        service: LLMService,
-        autoscaling: Autoscaling,
-        report: LoadReport | None,
-        current: int,
-    ) -> bool:
-        """Call `_mark_emptiest`. If a cost cannot be written, scaling continues, because the costs
-        only decide which replica ends first.
-        """
-        try:
-            return await self._mark_emptiest(service, autoscaling, report, current)
-        except ClusterError as error:
-            logger.warning("a deletion cost was not written: %s", error)
-            self._marked[service.namespace, service.name] = self._now()
-            return False
-
     async def _mark_emptiest(
         self,
         service: LLMService,
@@ -241,6 +224,22 @@ class Scaler:
             for each in report.replicas
             if each.is_ready and each.running_requests is not None
         )
+        try:
+            wrote = await self._write_costs(key, costs)
+        except ClusterError as error:
+            # Scaling continues, because the costs only decide which replica ends first.
+            logger.warning("a deletion cost was not written: %s", error)
+            self._marked[key] = self._now()
+            return False
+        if wrote:
+            self._marked[key] = now
+        return wrote
+
+    async def _write_costs(self, key: Key, costs: Mapping[str, int]) -> bool:
+        """Write the costs of replicas to their pods; return whether any cost was written.
+
+        Raises ClusterError if a cost cannot be written.
+        """
         wrote = False
         for replica in replicas_of(self._cache.owned(key, PODS)):
             cost = costs.get(replica.name)
@@ -250,8 +249,6 @@ class Scaler:
                 annotations = pod["metadata"].get("annotations") or {}
                 if annotations.get(names.DELETION_COST_ANNOTATION) != str(cost):
                     wrote |= await self._mark(pod, cost)
-        if wrote:
-            self._marked[key] = now
         return wrote
 
     async def _mark(self, pod: Manifest, cost: int) -> bool:

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -153,6 +153,25 @@ def served_kinds(cluster: Any, settings: OperatorSettings) -> ServedKinds:
     """Return the served kinds as the operator knows them before its first discovery."""
     optional = optional_kinds(settings)
     return ServedKinds(cast(Cluster, cluster), [None], REQUIRED_KINDS, optional)
+
+
+def changed_service(
+    cluster: RacingCluster, name: str, spec: Mapping[str, Any], **identity: str
+) -> dict[str, Any]:
+    """Return the service after a user has set its spec, with the next generation.
+
+    `spec` is added to a minimal spec. `identity` is the further metadata of a new service.
+    """
+    live = cluster.objects.get((LLMSERVICES, name), {})
+    metadata = live.get("metadata", {"name": name, "namespace": "team", **identity})
+    minimal = {"model": {"uri": "hf://org/model"}, "accelerator": {"type": "cpu"}}
+    return {
+        **live,
+        "apiVersion": LLMSERVICES.api_version,
+        "kind": LLMSERVICES.kind,
+        "metadata": {**metadata, "generation": metadata.get("generation", 0) + 1},
+        "spec": {**minimal, **spec},
+    }
 
 
 def a_reconciler(

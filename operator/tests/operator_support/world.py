@@ -15,7 +15,12 @@ from llmservice_operator.kinds import (
     kind_of,
 )
 from llmservice_operator.settings import OperatorSettings
-from operator_support.reconcile import RacingCluster, a_reconciler, served_kinds
+from operator_support.reconcile import (
+    RacingCluster,
+    a_reconciler,
+    changed_service,
+    served_kinds,
+)
 
 KEY = ("team", "llama")
 
@@ -81,22 +86,7 @@ class World:
 
     async def serve(self, uid: str = "first", **spec: Any) -> None:
         """Create the service, or change its spec, and let the operator reconcile it."""
-        live = self.cluster.objects.get((LLMSERVICES, "llama"), {})
-        metadata = live.get("metadata", {"name": "llama", "namespace": "team", "uid": uid})
-        generation = metadata.get("generation", 0) + 1
-        self.see(
-            {
-                **live,
-                "apiVersion": LLMSERVICES.api_version,
-                "kind": LLMSERVICES.kind,
-                "metadata": {**metadata, "generation": generation},
-                "spec": {
-                    "model": {"uri": "hf://org/model"},
-                    "accelerator": {"type": "cpu"},
-                    **spec,
-                },
-            }
-        )
+        self.see(changed_service(self.cluster, "llama", spec, uid=uid))
         self.cluster.writes.clear()
         await self.settle()
 

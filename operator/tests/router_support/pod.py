@@ -25,9 +25,10 @@ from llmservice_operator.router.envoy_config import (
     build_tls_secret,
 )
 from llmservice_operator.router.replica_view import ReplicaView, encode
-from llmservice_operator.scaling.signals import Counters, Snapshot
+from llmservice_operator.scaling.signals import Snapshot
 from llmservice_operator.settings import RouterSettings, StepPrior
 from operator_support.processes import free_port
+from operator_support.replica_reports import REPORT
 from router_support.replicas import FakeReplica
 from shared_support.waiting import eventually_in_loop
 
@@ -60,17 +61,7 @@ def replicas_of(number: int) -> list[FakeReplica]:
 
 def snapshot(**fields: Any) -> Snapshot:
     """A report of an idle replica, with these fields."""
-    idle = Snapshot(
-        at=time.monotonic(),
-        started=0.0,
-        counters=Counters(),
-        running=0,
-        waiting=0,
-        kv_tokens=0,
-        kv_capacity_tokens=1e6,
-        max_sequences=256,
-        max_step_tokens=8192,
-    )
+    idle = replace(REPORT, at=time.monotonic(), kv_capacity_tokens=1e6, max_step_tokens=8192)
     return replace(idle, **fields)
 
 

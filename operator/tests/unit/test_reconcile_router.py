@@ -25,7 +25,7 @@ from llmservice_operator.router_status import RouterView
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.status import build_status
 from llmservice_operator.workload import Observation
-from operator_support.reconcile import RacingCluster, a_reconciler
+from operator_support.reconcile import RacingCluster, a_reconciler, changed_service
 from operator_support.services import NOW, a_service
 
 ON: dict[str, Any] = {"router": {"enabled": True}}
@@ -67,22 +67,7 @@ class Routers:
 
     async def serve(self, name: str = "llama", **spec: Any) -> None:
         """Create the service or replace its spec, and reconcile it."""
-        live = self.cluster.objects.get((LLMSERVICES, name), {})
-        metadata = live.get("metadata", {"name": name, "namespace": "team"})
-        generation = metadata.get("generation", 0) + 1
-        self.see(
-            {
-                **live,
-                "apiVersion": LLMSERVICES.api_version,
-                "kind": LLMSERVICES.kind,
-                "metadata": {**metadata, "generation": generation},
-                "spec": {
-                    "model": {"uri": "hf://org/model"},
-                    "accelerator": {"type": "cpu"},
-                    **spec,
-                },
-            }
-        )
+        self.see(changed_service(self.cluster, name, spec))
         await self.settle(name)
 
     async def settle(self, name: str = "llama") -> float | None:
@@ -265,13 +250,19 @@ def image(world: Routers, name: str) -> str:
     return found
 
 
-async def test_an_upgrade_replaces_the_pods_of_a_few_routers_at_a_time() -> None:
+async def upgraded_operator(number: int) -> tuple[Routers, list[str]]:
+    """Return an operator with a new default image, and its services, whose routers run the old."""
     world = Routers(router_image="router:1")
-    services = [f"s{number}" for number in range(ROLLOUTS_AT_A_TIME + 2)]
+    services = [f"s{index}" for index in range(number)]
     for name in services:
         await world.serve(name, **ON)
         await world.make_ready(f"{name}-router", 2)
     world.reconciler = world.operator(router_image="router:2")
+    return world, services
+
+
+async def test_an_upgrade_replaces_the_pods_of_a_few_routers_at_a_time() -> None:
+    world, services = await upgraded_operator(ROLLOUTS_AT_A_TIME + 2)
 
     def upgraded() -> list[str]:
         return [name for name in services if image(world, name) == "router:2"]
@@ -294,12 +285,7 @@ async def test_an_upgrade_replaces_the_pods_of_a_few_routers_at_a_time() -> None
 
 
 async def test_a_router_that_waits_for_its_turn_follows_all_other_changes() -> None:
-    world = Routers(router_image="router:1")
-    services = [f"s{number}" for number in range(ROLLOUTS_AT_A_TIME + 1)]
-    for name in services:
-        await world.serve(name, **ON)
-        await world.make_ready(f"{name}-router", 2)
-    world.reconciler = world.operator(router_image="router:2")
+    world, services = await upgraded_operator(ROLLOUTS_AT_A_TIME + 1)
     for name in services:
         await world.settle(name)
     last = services[-1]
@@ -311,12 +297,7 @@ async def test_a_router_that_waits_for_its_turn_follows_all_other_changes() -> N
 
 
 async def test_a_stuck_or_deleted_router_gives_its_turn_to_another() -> None:
-    world = Routers(router_image="router:1")
-    services = [f"s{number}" for number in range(ROLLOUTS_AT_A_TIME + 2)]
-    for name in services:
-        await world.serve(name, **ON)
-        await world.make_ready(f"{name}-router", 2)
-    world.reconciler = world.operator(router_image="router:2")
+    world, services = await upgraded_operator(ROLLOUTS_AT_A_TIME + 2)
     for name in services[:ROLLOUTS_AT_A_TIME]:
         await world.settle(name)
     stuck = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}

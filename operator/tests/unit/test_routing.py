@@ -11,21 +11,8 @@ from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.ratios import FadingRatio
 from llmservice_operator.routing.router import MOST_BLOCKS, Router
 from llmservice_operator.scaling.signals import Counters, Snapshot
-from llmservice_operator.scaling.step_model import StepModel
+from operator_support.replica_reports import CACHE_TOKENS, MODEL, REPORT
 
-MODEL = StepModel(fixed=0.01, prefill=50e-6, sequence=20e-6, kv=50e-9)
-REPORT = Snapshot(
-    at=0.0,
-    started=0.0,
-    counters=Counters(),
-    running=0,
-    waiting=0,
-    kv_tokens=0.0,
-    kv_capacity_tokens=400_000.0,
-    max_sequences=256,
-    max_step_tokens=2048,
-)
-CACHE_TOKENS = 400_000.0
 NUMBERS = count()
 
 
