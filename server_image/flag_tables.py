@@ -51,7 +51,9 @@ def read_flags(python: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_interface(python: Path) -> dict[str, Any]:
-    """Return the symbols in compat.py and the routes of the vLLM that an interpreter imports."""
+    """Return two lists about the vLLM that an interpreter imports: those symbols of vLLM that
+    compat.py uses, and the routes.
+    """
     return dict(ask(python, "engine_interface.py"))
 
 

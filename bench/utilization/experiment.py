@@ -38,11 +38,11 @@ NEAR = 0.25
 """A level is near the capacity if its rate differs from the capacity by at most this share. The
 machine's usual speed follows from such levels."""
 FEWEST_REQUESTS = 20
-"""Expected number of requests that a level of the search needs. Fewer requests do not determine a
-share of 95 %."""
+"""Minimum expected number of requests in a level of the search. Fewer requests do not determine a
+share of 95 %. In a level, one mix is offered at one rate for some seconds."""
 FEWEST_READ = 40
-"""Expected number of requests that a level for a reading needs. With fewer requests, too large a
-share of them is served partly outside of the level."""
+"""Minimum expected number of requests in a level in which the utilization is read. With fewer
+requests, too large a share of them begins before the level or ends after it."""
 PROBED = 0.3
 """First load of a new mix, as a share of the estimated capacity."""
 
@@ -53,7 +53,7 @@ and 500 ms for an 8B model on a large GPU."""
 
 @dataclass(frozen=True)
 class Size:
-    """Durations of the levels, in seconds. In a level, one mix is offered at one rate."""
+    """Durations of the levels, in seconds."""
 
     first_seconds: float = 5.0
     """Duration of the first level for learning, and of the first level of each tested mix. These

@@ -55,7 +55,9 @@ async def test_the_pauses_between_starts_grow_and_are_bounded(
 
 
 def deaf(folder: Path) -> tuple[ChildProcess, Path]:
-    """Return a process that ignores its input and SIGTERM, and the file that it creates first."""
+    """Return a process that ignores its input and SIGTERM. The second result is the path of the
+    file that the process creates when it starts.
+    """
     started = folder / "started"
     return ChildProcess("deaf", (sys.executable, "-c", DEAF, str(started))), started
 

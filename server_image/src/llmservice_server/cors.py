@@ -1,8 +1,8 @@
 """Decides which pages of other sites may call the API from a browser and read its answers.
 
 The gate applies the rules before it checks the API key, because a browser requests permission
-without the page's key. The browser hides every response without CORS headers from the page, even an
-error response of the gate.
+without the page's key. A response without CORS headers is hidden from the page by the browser, even
+an error response of the gate.
 """
 
 from argparse import Namespace

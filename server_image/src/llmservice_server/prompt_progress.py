@@ -6,7 +6,7 @@ Until then, only the sums over all prompts in a step are known.
 
 
 class PromptProgress:
-    """Counts the tokens that an engine has computed, or found in a cache, of incomplete prompts.
+    """Counts the tokens of incomplete prompts that an engine has computed or found in a cache.
 
     An engine computes prompts in the order of their arrival, so it works on few prompts at a time.
     Tokens of an aborted request remain in the count until the next prompt is complete or no prompt

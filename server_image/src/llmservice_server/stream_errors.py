@@ -52,8 +52,8 @@ def pass_errors_of_messages(messages: Any, engine_died: type[Exception]) -> None
 
     vLLM converts the stream of a chat to the stream of a message, and treats an error event as a
     piece that it cannot read. Error events are therefore passed on in the form of the chat route.
-    When the engine dies, vLLM answers a request without a stream with 500, unlike on its other
-    routes.
+    When the engine dies, vLLM answers a non-streaming request on this route with status 500, and on
+    its other routes with 503.
     """
     convert, create = messages.message_stream_converter, messages.create_messages
 

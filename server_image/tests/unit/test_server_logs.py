@@ -25,7 +25,8 @@ def record_of(
 
 @pytest.fixture
 def engine_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Path of the error file. With its environment variable, this process counts as an engine."""
+    """Path of the error file. The fixture sets the environment variable with this path, by which
+    the logs module recognizes the process of an engine."""
     path = tmp_path / "error.0"
     monkeypatch.setenv(logs.ENGINE_ERROR_FILE, str(path))
     return path

@@ -86,12 +86,12 @@ class Ngram(Fields):
 
 class ScheduleStep(Fields):
     min_batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    """Smallest number of concurrent requests that this step applies to."""
+    """Smallest number of concurrent requests in this range."""
     max_batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    """Largest number of concurrent requests that this step applies to. If no step covers the number
-    of requests, the step with the next lower numbers applies."""
+    """Largest number of concurrent requests in this range. If no range contains the number of
+    requests, the next lower range applies."""
     num_speculative_tokens: Annotated[int, Field(ge=0, le=MAX_SPECULATIVE_TOKENS)]
-    """Number of tokens to guess in this step of the schedule; 0 pauses speculation."""
+    """Number of tokens to guess per engine step in this range; 0 pauses speculation."""
 
     rules: ClassVar = (
         Rule(

@@ -27,7 +27,7 @@ class EngineStatus(Fields):
     sets the image."""
     assumed_version: Annotated[str, Field(max_length=64)] | None = None
     """vLLM version that the operator assumes for spec.engine.image when spec.engine.version is
-    unset; absent when it equals `version`, and without spec.engine.image."""
+    unset. Absent when it equals `version` or spec.engine.image is unset."""
     untried: bool | None = None
     """True until a replica with this default image becomes ready, absent afterwards and for
     spec.engine.image. While true, a new default image of the operator replaces this image."""

@@ -16,8 +16,10 @@ BLOCK_TOKENS = 16
 """Number of tokens in a block of the KV cache. It is the engine's default on NVIDIA GPUs."""
 
 _CLOSE = 1.5
-"""Limit on the ratio between the numbers of layers of the two kinds. Below the limit, a group has
-as many layers as the more frequent kind, and otherwise as many as the rarer kind."""
+"""Limit on the ratio between the numbers of layers of the most frequent and of the rarest kind.
+Layers of one kind have the same window, or none. The engine divides all layers into groups of equal
+size. Below the limit, a group has as many layers as the most frequent kind, and otherwise as many
+as the rarest kind."""
 
 
 def token_bytes(shape: ModelShape, tensor: int, element_bytes: int) -> int:

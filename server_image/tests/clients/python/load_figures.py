@@ -43,7 +43,8 @@ def seen_by_the_server(before, after):
 def agreement(told, counted):
     """Return the reported numbers of tokens, which must be the same with both servers.
 
-    Raises AssertionError if a reported figure differs too much from the server's.
+    Raises AssertionError if a figure of the load generator differs too much from what the tested
+    server itself counted.
     """
     apart = {name: told[name] / counted[name] - 1 for name in counted}
     print({name: f"{value:+.2%}" for name, value in apart.items()}, file=sys.stderr)
