@@ -156,7 +156,7 @@ class Leader:
             self._lease = None
             return False
         except (ClusterError, TimeoutError) as error:
-            logger.warning("the lease could not be written: %s", error or "timed out")
+            logger.warning("the lease could not be written: %s", str(error) or "timed out")
             return False
 
     async def _acquire(self) -> bool:

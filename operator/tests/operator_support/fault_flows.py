@@ -1,6 +1,7 @@
 """Services that together have every declared kind of child, and their state under faults."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ _KILLED_WITHIN_SECONDS = 10.0
 State = dict[str, Any]
 
 
+@functools.cache
 def specs_with_every_child() -> dict[str, dict[str, Any]]:
     """Return a mapping from the names of a few examples to their specs, which together have every
     child in `SERVED`.

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import multiprocessing
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +336,27 @@ def fault_proxy() -> Iterator[FaultProxy]:
     finally:
         proxy.stop()
         thread.join(_START_SECONDS)
+
+
+class _Process(BaseManager):
+    """The process of a proxy."""
+
+
+def _started_proxy() -> FaultProxy:
+    return ExitStack().enter_context(fault_proxy())
+
+
+_Process.register("proxy", _started_proxy)
+
+
+@contextmanager
+def proxy_of_its_own_process() -> Iterator[FaultProxy]:
+    """Run a proxy without faults in a process of its own, for a test whose threads are busy.
+
+    The threads of one process run one at a time, so they would delay the operator's requests.
+    """
+    with _Process(ctx=multiprocessing.get_context("spawn")) as process:
+        yield process.proxy()  # type: ignore[attr-defined]
 
 
 GONE = {

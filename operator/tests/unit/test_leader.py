@@ -351,7 +351,9 @@ async def test_of_two_candidates_that_start_together_only_one_is_elected() -> No
         await candidate.kill()
 
 
-async def test_a_renewal_that_hangs_ends_at_the_deadline_not_later() -> None:
+async def test_a_renewal_that_hangs_ends_at_the_deadline_not_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     world = World()
     first = Candidate(world, "first")
     await first.until_asleep()
@@ -361,4 +363,5 @@ async def test_a_renewal_that_hangs_ends_at_the_deadline_not_later() -> None:
     waited = asyncio.get_running_loop().time()
     await first.step()
     assert asyncio.get_running_loop().time() - waited < 2
+    assert "the lease could not be written: timed out" in caplog.text
     await first.kill()

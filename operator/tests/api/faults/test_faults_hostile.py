@@ -12,7 +12,7 @@ import pytest
 
 from llmservice_operator.children import CHILDREN
 from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES
-from operator_support.fault_proxy import FaultProxy
+from operator_support.fault_proxy import FaultProxy, proxy_of_its_own_process
 from operator_support.fault_sample import IS_LONG, SEED
 from operator_support.forked import ForkedOperator
 from operator_support.hostile import FOREIGN, Tenant
@@ -28,6 +28,12 @@ CALM_AFTER_SECONDS = 60.0 if IS_LONG else 10.0
 """Time in seconds after which no object is written more than once per second."""
 MEASURED_SECONDS = 15.0 if IS_LONG else 6.0
 QUIET_WITHIN_SECONDS = 30.0
+
+
+@pytest.fixture
+def proxy() -> Iterator[FaultProxy]:
+    with proxy_of_its_own_process() as running:
+        yield running
 
 
 @pytest.fixture
