@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server_support.engine import ModelServer
+from server_support.engine import ModelServer, cpu_seconds
 
 PROBE, PART, REFUSED = "/livez", "another client", "refused"
 _PAUSE_SECONDS = 0.02
@@ -31,6 +31,15 @@ class Wait:
     """End of the wait, in seconds of the monotonic clock, which all processes share."""
 
     seconds: float
+    server_seconds: float
+    """CPU time of the server during the wait, without its engine."""
+
+    @property
+    def counted_seconds(self) -> float:
+        """Duration to compare with a limit. Of the wait for a probe, only the CPU time of the
+        server counts, because a busy machine lengthens the rest.
+        """
+        return min(self.seconds, self.server_seconds) if self.kind == PROBE else self.seconds
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,8 @@ def watching(server: ModelServer, question: Question, folder: Path) -> Iterator[
     body, notes = folder / "question", folder / "waits"
     body.write_bytes(question.body)
     headers = json.dumps({**server.headers, **question.headers})
-    ports = map(str, (server.api_port, server.management_port))
-    command = [sys.executable, "-m", __name__, *ports, question.path, headers, str(body)]
+    numbers = map(str, (server.api_port, server.management_port, server.process.pid))
+    command = [sys.executable, "-m", __name__, *numbers, question.path, headers, str(body)]
     waits: list[Wait] = []
     with (
         notes.open("wb") as output,
@@ -69,11 +78,12 @@ def watching(server: ModelServer, question: Question, folder: Path) -> Iterator[
 
 
 class _Bystander:
-    def __init__(self, api_port: int, management_port: int) -> None:
+    def __init__(self, api_port: int, management_port: int, server_pid: int) -> None:
         self._api_port = api_port
         self._management_port = management_port
+        self._server_pid = server_pid
         self._over = threading.Event()
-        self._waits: list[tuple[str, float, float]] = []
+        self._waits: list[tuple[str, float, float, float]] = []
 
     def watch(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         """Watch until standard input ends, then print the waits."""
@@ -90,14 +100,18 @@ class _Bystander:
         for wait in self._waits:
             print(json.dumps(wait))
 
-    def _note(self, kind: str, began: float) -> float:
-        now = time.monotonic()
-        self._waits.append((kind, now, now - began))
+    def _now(self) -> tuple[float, float]:
+        """Return the present time, and the CPU time of the server."""
+        return time.monotonic(), cpu_seconds(self._server_pid)
+
+    def _note(self, kind: str, began: tuple[float, float]) -> tuple[float, float]:
+        now = self._now()
+        self._waits.append((kind, now[0], now[0] - began[0], now[1] - began[1]))
         return now
 
     def _probe(self) -> None:
         while not self._over.wait(_PAUSE_SECONDS):
-            began = time.monotonic()
+            began = self._now()
             connection = http.client.HTTPConnection(
                 "127.0.0.1", self._management_port, timeout=_PATIENCE_SECONDS
             )
@@ -111,7 +125,7 @@ class _Bystander:
 
         A refusal does not end the wait.
         """
-        began = time.monotonic()
+        began = self._now()
         while not self._over.wait(_PAUSE_SECONDS):
             connection = http.client.HTTPConnection(
                 "127.0.0.1", self._api_port, timeout=_PATIENCE_SECONDS
@@ -125,10 +139,10 @@ class _Bystander:
             while response.read1(65536):
                 began = self._note(PART, began)
             connection.close()
-            began = time.monotonic()
+            began = self._now()
 
 
 if __name__ == "__main__":
-    _Bystander(int(sys.argv[1]), int(sys.argv[2])).watch(
-        sys.argv[3], json.loads(sys.argv[4]), Path(sys.argv[5]).read_bytes()
+    _Bystander(*map(int, sys.argv[1:4])).watch(
+        sys.argv[4], json.loads(sys.argv[5]), Path(sys.argv[6]).read_bytes()
     )
