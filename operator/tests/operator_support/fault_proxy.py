@@ -342,8 +342,11 @@ class _Process(BaseManager):
     """The process of a proxy."""
 
 
+_UNTIL_EXIT = ExitStack()
+
+
 def _started_proxy() -> FaultProxy:
-    return ExitStack().enter_context(fault_proxy())
+    return _UNTIL_EXIT.enter_context(fault_proxy())
 
 
 _Process.register("proxy", _started_proxy)
