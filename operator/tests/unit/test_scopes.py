@@ -1,10 +1,12 @@
 """Tests that loads, watches and audits are independent for each kind and namespace."""
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 
 from llmservice_operator.cluster import Audit, Cluster, ServedKinds, reflector
+from llmservice_operator.cluster.audit import OBJECTS_AT_ONCE
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support.reflecting import REQUIRED, World, service
@@ -272,6 +274,23 @@ async def test_a_reload_keeps_what_came_while_the_list_was_under_way() -> None:
             for it in world.cache.of_kind(LLMSERVICES)
         }
     assert versions == {"old": "7", "new": "8"}
+
+
+async def test_other_tasks_run_while_a_long_list_is_read() -> None:
+    number = 10 * OBJECTS_AT_ONCE
+    world = World({LLMSERVICES: [service(f"llama-{index}") for index in range(number)]})
+    served = ServedKinds(cast(Cluster, world), [None], REQUIRED, {})
+    audit = Audit(cast(Cluster, world), world.cache, served, [None], world.enqueued.append, print)
+    loop, turns = asyncio.get_running_loop(), 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(count)
+
+    loop.call_soon(count)
+    assert len(await audit.suspects()) == number
+    assert turns >= number / OBJECTS_AT_ONCE
 
 
 async def test_a_change_in_flight_during_an_audit_is_no_missed_event() -> None:

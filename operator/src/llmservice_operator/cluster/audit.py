@@ -5,6 +5,7 @@ events without an error. So the audit lists all objects periodically, and proces
 as if an event had reported it.
 """
 
+import asyncio
 import heapq
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,9 @@ from llmservice_operator.kinds import LLMSERVICES, Kind
 Scope = tuple[Kind, str | None]
 """A kind and a namespace. None means all namespaces."""
 
+OBJECTS_AT_ONCE = 20
+"""Number of listed objects that are reduced before other tasks run. Without these pauses, a page of
+a list blocks the event loop for more than 0.1 s."""
 READS_OF_OLD = 5
 """A reload that gets an outdated list reads objects of this list by name until it finds one that
 still exists. This is the maximum number of these reads."""
@@ -238,9 +242,11 @@ class Audit:
         try:
             # In the form that the API server sends, the objects of a large cluster would not fit
             # into memory.
-            listed = [
-                self._cache.reduced(each) async for each in self._cluster.list_all(kind, namespace)
-            ]
+            listed = []
+            async for each in self._cluster.list_all(kind, namespace):
+                listed.append(self._cache.reduced(each))
+                if len(listed) % OBJECTS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
         except NotFound as error:
             if not self._served.is_optional(kind):
                 raise NotServed(kind.kind, kind.api_version) from error
