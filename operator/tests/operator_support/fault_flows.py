@@ -11,6 +11,7 @@ from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.status import RouterPhase
 from llmservice_operator.children import CHILDREN, Child, Context
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import LLMSERVICES
@@ -106,6 +107,18 @@ def is_observed(api: Api, namespace: str) -> bool:
         each.get("status", {}).get("observedGeneration") == each["metadata"]["generation"]
         for each in api.list_all(LLMSERVICES, namespace)
     )
+
+
+def end_switches(api: Api, namespace: str) -> None:
+    """Make every router of a namespace one that has taken all requests for long.
+
+    Otherwise, the NetworkPolicy of the replicas changes when the longest request has ended, in the
+    middle of a long test.
+    """
+    long_ago = {"status": {"router": {"since": "2000-01-01T00:00:00Z"}}}
+    for live in api.list_all(LLMSERVICES, namespace):
+        if live["status"].get("router", {}).get("phase") == RouterPhase.SERVING:
+            api.patch(LLMSERVICES, namespace, live["metadata"]["name"], long_ago, "status")
 
 
 @dataclass

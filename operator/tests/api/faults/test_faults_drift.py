@@ -13,6 +13,7 @@ from operator_support.fault_flows import (
     SERVED_KINDS,
     State,
     children_in,
+    end_switches,
     is_observed,
     service_of,
     specs_with_every_child,
@@ -46,6 +47,7 @@ def test_a_child_of_every_kind_is_restored_with_few_writes(
         for service, spec in specs_with_every_child().items():
             api.create(LLMSERVICES, service_of(service, namespace, spec))
         eventually(lambda: is_observed(api, namespace), 30)
+        end_switches(api, namespace)
         until_settled(operator)
         expected = children_in(api, namespace)
         proxy.faults.on_request = conflict

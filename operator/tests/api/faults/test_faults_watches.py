@@ -13,6 +13,7 @@ from llmservice_operator.kinds import CLAIMS, LLMSERVICES, SERVICES
 from operator_support.fault_flows import (
     SERVED_KINDS,
     children_in,
+    end_switches,
     is_observed,
     owners_are_alive,
     service_of,
@@ -87,6 +88,7 @@ def test_no_child_is_wrong_for_longer_than_an_audit_when_events_are_lost_repeate
         for name, spec in specs_with_every_child().items():
             api.create(LLMSERVICES, service_of(name, namespace, spec))
         eventually(lambda: is_observed(api, namespace), REPAIRED_WITHIN_SECONDS)
+        end_switches(api, namespace)
         until_settled(operator)
         expected = children_in(api, namespace)
         assert {text.split()[0] for text in expected} == {kind.kind for kind in SERVED_KINDS}
