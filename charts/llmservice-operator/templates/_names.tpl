@@ -7,6 +7,7 @@ Every object name and image reference of the chart.
   llmservice-operator.leaseRoleName       Role for the leader Lease
   llmservice-operator.remoteCodeRoleName  Role that grants trust-remote-code
   llmservice-operator.metricsServerName   name of the metrics server's objects
+  llmservice-operator.metricsServerPodsName  Service object with the addresses of the metrics server's pods
   llmservice-operator.image               image reference of the operator
 */}}
 
@@ -45,6 +46,10 @@ Every object name and image reference of the chart.
 {{/* Shortened once more, so that with its suffix it is still a DNS label. */}}
 {{- define "llmservice-operator.metricsServerName" -}}
 {{- include "llmservice-operator.fullname" . | trunc 48 | trimSuffix "-" }}-metrics-server
+{{- end -}}
+
+{{- define "llmservice-operator.metricsServerPodsName" -}}
+{{- include "llmservice-operator.fullname" . | trunc 43 | trimSuffix "-" }}-metrics-server-pods
 {{- end -}}
 
 {{/* A digest names the exact bytes, so it wins over the tag. */}}

@@ -26,6 +26,9 @@ _METRICS_SERVER: Final = "http://llmservice-operator-metrics-server.llmservice-s
 """Address of the metrics server, with the chart's default names. Of the objects of a service, only
 a ScaledObject contains the address."""
 
+_METRICS_SERVER_PODS: Final = "llmservice-operator-metrics-server-pods.llmservice-system.svc"
+"""DNS name of the metrics servers, with the chart's default names. Only a router reads it."""
+
 
 def chart_variables(texts: Iterable[str]) -> dict[str, str]:
     """Return the operator's variables for the texts of values files. A later text has priority.
@@ -55,6 +58,7 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         "MONITORING_POD_LABELS": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
         "KEDA": str(bool(_part(values, "keda").get("enabled"))).lower(),
         "METRICS_SERVER_URL": _METRICS_SERVER if metrics.get("enabled") else "",
+        "METRICS_SERVER_PODS_HOST": _METRICS_SERVER_PODS if metrics.get("enabled") else "",
         "LOG_LEVEL": values.get("logLevel"),
     }
     return {f"{PREFIX}{name}": str(value) for name, value in variables.items() if value is not None}

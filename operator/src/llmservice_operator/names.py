@@ -147,6 +147,10 @@ server."""
 LOAD_REPORTS_PATH: Final = "/v1/scaling"
 """Path at which the metrics server serves all load reports as JSON."""
 
+ROUTER_REPLICAS_PATH: Final = "/replicas"
+"""Path on the management port at which a router pod takes the list of replicas from a metrics
+server."""
+
 CACHE_VOLUME: Final = "cache"
 CACHE_PATH: Final = "/cache"
 MODEL_CACHE_VOLUME: Final = "model-cache"
@@ -251,13 +255,13 @@ def router_selector(service: LLMService) -> dict[str, str]:
 
 
 def router_labels(service: LLMService) -> dict[str, str]:
-    """Return the labels of the router pods.
-
-    The operator does not watch these pods, so they lack the managed-by label.
-    """
+    """Return the labels of the router pods."""
     return {
         "app.kubernetes.io/name": ROUTER_APPLICATION,
-        "app.kubernetes.io/instance": service.name,
+        INSTANCE_LABEL: service.name,
+        # The metrics servers watch the pods with this label. To the operator, a router pod belongs
+        # to no service, because it lacks SERVICE_LABEL.
+        MANAGED_BY_LABEL: FIELD_MANAGER,
         **router_selector(service),
     }
 

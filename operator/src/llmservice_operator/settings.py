@@ -322,6 +322,9 @@ class OperatorSettings(_ProcessSettings):
     random by up to 20 %."""
     metrics_server_url: Address = None
     """Address of the metrics server, without a path; None if there is no metrics server."""
+    metrics_server_pods_host: Host | None = Field(None, description="a DNS name")
+    """DNS name of a headless Service object with the addresses of the metrics servers; None if
+    there is no metrics server."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
 
 
@@ -358,6 +361,9 @@ class RouterSettings(_ProcessSettings):
     pickers_host: Host | None = Field(None, description="a DNS name or an address")
     """DNS name of a headless Service object with the addresses of all router pods. None if this
     pod is the only one."""
+    metrics_servers_host: Host | None = Field(None, description="a DNS name or an address")
+    """DNS name of a headless Service object with the addresses of the metrics servers. Only these
+    addresses may send lists of replicas. With None, no address may."""
     pod_address: Host = "127.0.0.1"
     """Address of this pod."""
     client_port: Port = 8000

@@ -21,6 +21,8 @@ from operator_support.processes import free_port
 from shared_support.waiting import eventually_in_loop
 
 NAMESPACE, SERVICE = "team-a", "chat"
+METRICS_SERVERS = "metrics-servers.example"
+"""DNS name of the metrics servers."""
 CHAT = "/v1/chat/completions"
 STREAM = {"stream": True, "messages": [{"role": "user", "content": "hi"}]}
 PLAIN = {"messages": [{"role": "user", "content": "hi"}]}
@@ -140,12 +142,14 @@ class Names:
     """The answers of DNS."""
 
     addresses: list[str] = field(default_factory=list)
+    """Addresses of the replicas."""
+    metrics_servers: list[str] = field(default_factory=list)
     fails: bool = False
 
-    async def resolve(self, _: str) -> list[str]:
+    async def resolve(self, host: str) -> list[str]:
         if self.fails:
             raise OSError("no answer")
-        return list(self.addresses)
+        return list(self.metrics_servers if host == METRICS_SERVERS else self.addresses)
 
 
 @dataclass
@@ -216,6 +220,7 @@ def settings_of_pod(folder: Path, **settings: Any) -> RouterSettings:
         "forwarder_port": free_port(),
         "heartbeat_seconds": 1,
         "drain_seconds": 0,
+        "metrics_servers_host": METRICS_SERVERS,
     }
     return RouterSettings(
         namespace=NAMESPACE,
@@ -233,7 +238,8 @@ async def router_pod(
 ) -> AsyncIterator[RouterPod]:
     """Start the replicas, and run a pod in front of them. Wait until the pod knows them."""
     configured = settings_of_pod(folder, **settings)
-    names = Names([each.address for each in replicas])
+    # The tests send the lists of a metrics server from this address.
+    names = Names([each.address for each in replicas], metrics_servers=["127.0.0.1"])
     supervisor = Supervisor(configured, names.resolve)
     for each in replicas:
         await each.start()

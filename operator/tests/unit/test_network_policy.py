@@ -144,6 +144,21 @@ def test_clients_reach_the_router_and_in_the_end_only_the_router_reaches_the_rep
     assert reach(router_pod(), 9002) == {"its router"}
 
 
+@pytest.mark.parametrize("router", [STARTING, SWITCHED, SERVING])
+@pytest.mark.parametrize("spec", [{}, {"networkPolicy": {"mesh": "Ambient"}}])
+def test_only_the_metrics_server_and_the_monitoring_may_send_a_router_its_replicas(
+    spec: dict[str, Any], router: RouterDecision
+) -> None:
+    found = policies(spec, MONITORED, router)
+    sources = SOURCES | ROUTERS | {"a model server": model_server()}
+    senders = {
+        name
+        for name, source in sources.items()
+        if may_connect(found, source, router_pod(), names.MANAGEMENT_PORT)
+    }
+    assert senders == OBSERVERS
+
+
 def test_a_router_reaches_dns_its_replicas_and_the_other_router_pods_only() -> None:
     found = policies({}, MONITORED, SERVING)
     reached = {

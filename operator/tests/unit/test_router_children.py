@@ -12,7 +12,9 @@ from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.server_defaults import ServerDefaults
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
+from llmservice_operator.cluster import Cache
 from llmservice_operator.desired.router import NO_ROUTER, RouterDecision
+from llmservice_operator.kinds import PODS
 from llmservice_operator.settings import OperatorSettings, RouterSettings
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_service
@@ -128,11 +130,28 @@ def test_no_selector_matches_the_pods_of_both_the_replicas_and_a_router(
     assert seen == {*labels}
 
 
-def test_router_pods_do_not_have_the_label_of_the_replicas_and_are_not_watched() -> None:
+def test_router_pods_are_watched_and_do_not_have_the_label_of_the_replicas() -> None:
     labels = names.router_labels(a_service())
     assert names.SERVICE_LABEL not in labels
     assert labels[names.ROUTER_LABEL] == "qwen"
-    assert names.MANAGED_BY_LABEL not in labels
+    assert f"{names.MANAGED_BY_LABEL}={labels[names.MANAGED_BY_LABEL]}" == PODS.label_selector
+
+
+def test_a_router_pod_belongs_to_no_service_in_the_cache() -> None:
+    labels = names.router_labels(a_service())
+    metadata = {"namespace": "team", "name": "qwen-router-1", "uid": "u", "resourceVersion": "1"}
+    created = {"labels": labels, "creationTimestamp": "2030-01-01T00:00:00Z"}
+    cache = Cache()
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata | created}
+    assert cache.take(pod) == frozenset()
+    assert [each["metadata"]["name"] for each in cache.of_kind(PODS)] == ["qwen-router-1"]
+    assert cache.owned(("team", "qwen"), PODS) == []
+
+
+def test_a_router_accepts_lists_of_replicas_from_the_metrics_servers_of_its_operator() -> None:
+    settings = SETTINGS.model_copy(update={"metrics_server_pods_host": "metrics-pods.system.svc"})
+    assert settings_of(pod_of({}, settings)).metrics_servers_host == "metrics-pods.system.svc"
+    assert settings_of(pod_of({})).metrics_servers_host is None
 
 
 def test_the_addresses_of_pods_that_are_not_ready_are_published() -> None:

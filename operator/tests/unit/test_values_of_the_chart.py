@@ -38,8 +38,9 @@ def test_a_later_file_has_priority_field_by_field_and_null_removes() -> None:
 def test_no_values_are_the_defaults_of_the_chart() -> None:
     found = settings("")
     assert found.monitoring_namespace == "monitoring"
-    assert found.metrics_server_url is not None
-    assert settings("metricsServer: {enabled: false}").metrics_server_url is None
+    assert None not in (found.metrics_server_url, found.metrics_server_pods_host)
+    without = settings("metricsServer: {enabled: false}")
+    assert (without.metrics_server_url, without.metrics_server_pods_host) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_with_watch_namespaces_the_metrics_server_has_roles_only() -> None:
         ("RoleBinding", "team-b"): metrics_server_rights(),
         ("RoleBinding", NAMESPACE): lease_rights(f"{RELEASE}-metrics-server"),
     }
-    service = find(manifests, "Service", component=METRICS_SERVER)
+    service = find(manifests, "Service", name=f"{RELEASE}-metrics-server")
     assert [it["port"] for it in service["spec"]["ports"]] == [8081, 8080]
 
 
@@ -115,6 +115,7 @@ def test_without_a_metrics_server_there_is_no_object_of_it() -> None:
     assert not [it for it in manifests if is_of(METRICS_SERVER, it)]
     env = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "LLMSERVICE_OPERATOR_METRICS_SERVER_URL", "value": ""} in env
+    assert {"name": "LLMSERVICE_OPERATOR_METRICS_SERVER_PODS_HOST", "value": ""} in env
 
 
 def test_with_watch_namespaces_the_operator_has_its_rights_only_there() -> None:

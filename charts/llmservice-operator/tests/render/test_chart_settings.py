@@ -8,8 +8,9 @@ from llmservice_operator.chart_values import chart_variables
 from llmservice_operator.settings import OperatorSettings
 from value_sets import VALUE_SETS, rendered
 
-NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url")
-"""Settings whose values appear in no object of a service. Whether the URL is set does matter."""
+NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url", "metrics_server_pods_host")
+"""Settings whose values contain the name of the release. Whether the last two are set does matter.
+"""
 
 
 SETS = {
@@ -28,4 +29,5 @@ def test_the_command_line_reads_values_as_the_chart_does(name: str) -> None:
     by_the_values = OperatorSettings.from_environment(chart_variables([yaml.safe_dump(SETS[name])]))
     names = dict.fromkeys(NAMED_BY_THE_RELEASE)
     assert by_the_values.model_copy(update=names) == by_the_chart.model_copy(update=names)
-    assert bool(by_the_values.metrics_server_url) == bool(by_the_chart.metrics_server_url)
+    for setting in NAMED_BY_THE_RELEASE[1:]:
+        assert bool(getattr(by_the_values, setting)) == bool(getattr(by_the_chart, setting))

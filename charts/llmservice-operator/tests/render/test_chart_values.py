@@ -17,6 +17,7 @@ from chart_support.helm import (
     Values,
     fields,
     find,
+    is_of,
     load_defaults,
     load_schema,
     pods,
@@ -274,14 +275,24 @@ def test_the_metrics_server_reads_the_values_from_its_environment() -> None:
     assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE", "LLMSERVICE_OPERATOR_POD_ADDRESS"]
 
 
-def test_the_operator_finds_the_metrics_server_by_its_service() -> None:
+def test_the_operator_finds_the_metrics_server_by_its_service_and_routers_find_its_pods() -> None:
     environment = {it["name"]: it.get("value", "") for it in container({})["env"]}
-    service = find(render(), "Service", component=METRICS_SERVER)["metadata"]
+    manifests = render()
+    services = [it for it in manifests if it["kind"] == "Service" and is_of(METRICS_SERVER, it)]
+    pods = find(manifests, "Deployment", component=METRICS_SERVER)["spec"]["template"]["metadata"]
+    for service in services:
+        assert service["spec"]["selector"].items() <= pods["labels"].items()
 
     settings = OperatorSettings.from_environment(environment)
 
-    address = f"http://{service['name']}.{service['namespace']}.svc:8081"
-    assert settings.metrics_server_url == address
+    hosts = {
+        it["spec"].get("clusterIP"): f"{it['metadata']['name']}.{it['metadata']['namespace']}.svc"
+        for it in services
+    }
+    assert hosts == {
+        None: (settings.metrics_server_url or "").removeprefix("http://").removesuffix(":8081"),
+        "None": settings.metrics_server_pods_host,
+    }
 
 
 def test_neither_selector_finds_the_other_components_pods() -> None:

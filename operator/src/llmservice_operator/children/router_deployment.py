@@ -109,6 +109,7 @@ def router_settings(context: Context) -> RouterSettings:
         service=service.name,
         replicas_host=names.host(service, names.replica_addresses(service)),
         pickers_host=names.host(service, names.router(service)),
+        metrics_servers_host=context.settings.metrics_server_pods_host,
         step_prior=StepPrior(
             fixed=prior.fixed, prefill=prior.prefill, sequence=prior.sequence, kv=prior.kv
         ),

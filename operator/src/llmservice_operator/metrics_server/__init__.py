@@ -11,6 +11,7 @@ secure_server      TLS for the API server
 certificates       certificates and authorities that are never stored
 registration       the APIService that routes requests to this server
 gauges             the reports for Prometheus
+router_updates     the replicas of a service, for its router pods
 """
 
 from llmservice_operator.metrics_server.process import MetricsServer

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from llmservice_operator.api import Manifest
@@ -24,6 +25,7 @@ from llmservice_operator.metrics_server.registration import (
     Registration,
 )
 from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
+from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.tasks import Tasks
@@ -68,9 +70,12 @@ class MetricsServer:
         settings, own = self._settings, self._settings.metrics_server
         metrics, health = Metrics(), Health(self._seconds_since_round)
         cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")
-        engines, leader = EngineMetrics(), LeaderClient()
+        engines, leader, routers = EngineMetrics(), LeaderClient(), RouterClient()
         cache = Cache()
-        reflector = self._reflector(cluster, cache, metrics, health)
+        updates = RouterUpdates(
+            lambda key: cache.owned(key, PODS), lambda: cache.of_kind(PODS), routers.send
+        )
+        reflector = self._reflector(cluster, cache, updates.note, metrics, health)
         secure, registration = self._external(cluster)
         fleet = Fleet(
             lambda: cache.of_kind(LLMSERVICES),
@@ -88,6 +93,7 @@ class MetricsServer:
         # A draining process still serves reports, so the watches run until the process exits.
         self._tasks.start("watches", reflector.run(asyncio.Event()))
         self._tasks.start("audit", reflector.audit())
+        self._tasks.start("router-updates", _inform_routers(updates, reflector.loaded))
         lease = Lease(cluster, settings.namespace, settings.lease_name)
         ending = [self._tasks.start("lead", self._lead(lease))]
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
@@ -118,11 +124,17 @@ class MetricsServer:
                 await server.cleanup()
             await engines.close()
             await leader.close()
+            await routers.close()
             await cluster.close()
         return 1 if self._tasks.failed else 0
 
     def _reflector(
-        self, cluster: Cluster, cache: Cache, metrics: Metrics, health: Health
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        on_change: Callable[[Key], None],
+        metrics: Metrics,
+        health: Health,
     ) -> Reflector:
         namespaces = self._settings.watch_namespaces or (None,)
 
@@ -137,7 +149,7 @@ class MetricsServer:
             ServedKinds(cluster, namespaces, (LLMSERVICES, PODS), {}),
             cache,
             namespaces,
-            lambda _: None,
+            on_change,
             metrics,
             report,
             self._settings.audit_period_seconds,
@@ -238,6 +250,11 @@ async def _write_last(store: CalibrationStore, fleet: Fleet, cache: Cache) -> No
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_WRITES_SECONDS):
             await store.write(time.time(), fleet.learned, _services(cache), is_last=True)
+
+
+async def _inform_routers(updates: RouterUpdates, loaded: asyncio.Event) -> None:
+    await loaded.wait()
+    await updates.run()
 
 
 def _services(cache: Cache) -> dict[Key, Manifest]:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from llmservice_operator.router.envoy_admin import EnvoyAdmin, EnvoyAway
 from llmservice_operator.router.forwarder import METRICS_SOCKET
 from llmservice_operator.router.processes import ChildProcess
+from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replicas import Replicas
 from llmservice_operator.settings import RouterSettings
 
@@ -37,13 +38,14 @@ class PodMetrics:
         settings: RouterSettings,
         admin: EnvoyAdmin,
         replicas: Replicas,
+        updates: ReplicaUpdates,
         processes: Sequence[ChildProcess],
     ) -> None:
         self._admin = admin
         self._forwarder_socket = str(settings.run_directory / METRICS_SOCKET)
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_PodCollector(replicas, processes))
+        self._registry.register(_PodCollector(replicas, updates, processes))
 
     async def render(self) -> bytes:
         return b"".join(
@@ -76,8 +78,11 @@ class PodMetrics:
 class _PodCollector(Collector):
     """Reads the values when they are scraped."""
 
-    def __init__(self, replicas: Replicas, processes: Sequence[ChildProcess]) -> None:
+    def __init__(
+        self, replicas: Replicas, updates: ReplicaUpdates, processes: Sequence[ChildProcess]
+    ) -> None:
         self._replicas = replicas
+        self._updates = updates
         self._processes = processes
 
     def collect(self) -> Iterator[Metric]:
@@ -94,6 +99,14 @@ class _PodCollector(Collector):
             "Addresses that are asked whether they belong to a replica",
             self._replicas.candidates,
         )
+        lists = CounterMetricFamily(
+            "llmservice_router_replica_lists",
+            "Lists of replicas that were sent to this pod, by result",
+            labels=("result",),
+        )
+        lists.add_metric(("accepted",), self._updates.accepted)
+        lists.add_metric(("refused",), self._updates.refused)
+        yield lists
         restarts = CounterMetricFamily(
             "llmservice_router_process_restarts",
             "Starts of a process of the pod after the first one",

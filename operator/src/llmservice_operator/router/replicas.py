@@ -5,9 +5,11 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from llmservice_operator.api.replica_list import ListedReplica
 from llmservice_operator.engine_metrics import EngineMetrics, NoReport, Silent, UsageReport
 from llmservice_operator.names import API_PORT
 from llmservice_operator.router.replica_view import ReplicaView
@@ -20,6 +22,9 @@ Resolve = Callable[[str], Awaitable[Iterable[str]]]
 PERIOD_SECONDS: Final = 0.8
 """Time in seconds between two questions to a replica. Another pod that takes over an address is
 noticed within 1 s, including the time for the answer."""
+
+LEAST_PAUSE_SECONDS: Final = 0.1
+"""Shortest time in seconds between two rounds, however many lists arrive."""
 
 CONFIRMED_SECONDS: Final = 3.0
 """Age in seconds at which an answer no longer proves that the address belongs to the service."""
@@ -57,14 +62,18 @@ class _Candidate:
     """Whether an answer is awaited."""
     is_nameless: bool = False
     """Whether a model server answers that does not say which service it belongs to."""
+    uid: str = ""
+    """UID of the pod that answered last."""
+    ending_uid: str = ""
+    """UID of a pod that must get no further requests, according to a metrics server."""
 
 
 class Replicas:
     """The replicas that have confirmed that they belong to the service.
 
-    DNS and `learn` only suggest addresses, because another pod may have taken over an address
-    before DNS notices. An address counts while its own answer, which is at most `CONFIRMED_SECONDS`
-    old, names the service.
+    DNS and the metrics servers only suggest addresses, because another pod may have taken over an
+    address before they notice. An address counts while its own answer, which is at most
+    `CONFIRMED_SECONDS` old, names the service.
     """
 
     def __init__(
@@ -83,6 +92,8 @@ class Replicas:
         """Set when a replica was confirmed or lost, or began to drain. The reader clears it."""
         self.asked = asyncio.Event()
         """Set once the addresses of the first lookup have been asked."""
+        self._is_told = asyncio.Event()
+        """Set when a metrics server has sent a list."""
 
     @property
     def candidates(self) -> int:
@@ -107,6 +118,25 @@ class Replicas:
             elif len(self._candidates) < MOST_ADDRESSES:
                 self._candidates[address] = _Candidate(now)
 
+    def tell(self, listed: Iterable[ListedReplica]) -> None:
+        """Process the list of a metrics server. The next round begins at once.
+
+        A replica that is being deleted gets no further request, even if the list is followed by an
+        older one in which the replica is not being deleted.
+        """
+        listed = tuple(listed)
+        self.learn(str(each.address) for each in listed)
+        for each in listed:
+            candidate = self._candidates.get(str(each.address))
+            if candidate is None or not each.is_draining or candidate.ending_uid == each.uid:
+                continue
+            candidate.ending_uid = each.uid
+            if candidate.view is not None and candidate.uid == each.uid:
+                candidate.view = replace(candidate.view, is_draining=True)
+                self.changed.set()
+                logger.info("%s is being deleted", each.name)
+        self._is_told.set()
+
     def views(self) -> tuple[ReplicaView, ...]:
         """Return the confirmed replicas, sorted by name. A pod with two addresses counts once."""
         since = self._clock() - CONFIRMED_SECONDS
@@ -125,10 +155,18 @@ class Replicas:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_up_for_ever())
             while True:
-                await asyncio.sleep(PERIOD_SECONDS)
+                await self._pause()
                 # A replica that answers slowly does not delay the questions to the others.
                 for question in self._round():
                     tasks.create_task(question)
+
+    async def _pause(self) -> None:
+        """Wait for the next round, which a list of a metrics server makes earlier."""
+        await asyncio.sleep(min(LEAST_PAUSE_SECONDS, PERIOD_SECONDS))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PERIOD_SECONDS - LEAST_PAUSE_SECONDS):
+                await self._is_told.wait()
+        self._is_told.clear()
 
     async def _look_up_for_ever(self) -> None:
         while True:
@@ -168,7 +206,10 @@ class Replicas:
         except NoReport:
             view, candidate.is_nameless = None, False
         else:
+            candidate.uid = "" if report.replica is None else report.replica.uid
             view, candidate.is_nameless = self._view(address, report), report.replica is None
+            if view is not None and candidate.uid == candidate.ending_uid:
+                view = replace(view, is_draining=True)
         finally:
             candidate.is_asked = False
         self._note(address, candidate, view)

@@ -27,6 +27,7 @@ from llmservice_operator.router.envoy_config import (
 )
 from llmservice_operator.router.pod_metrics import PodMetrics
 from llmservice_operator.router.processes import ChildProcess
+from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replicas import (
     LOOKUP_PERIOD_SECONDS,
     LOOKUP_SECONDS,
@@ -75,6 +76,7 @@ class Supervisor:
         self._metrics = EngineMetrics(now=time.monotonic)
         self._admin = EnvoyAdmin(settings.run_directory / ADMIN_SOCKET)
         self.replicas = Replicas(settings, self._metrics, resolve)
+        self._updates = ReplicaUpdates(settings, self.replicas, resolve)
         self._line: bytes | None = None
         """Last line to the picker. It is set after Envoy has read the same replicas, or after
         `READ_SECONDS`."""
@@ -101,6 +103,7 @@ class Supervisor:
             for process in self.processes:
                 tasks.start(process.name, process.run())
             tasks.start("replicas", self.replicas.run())
+            tasks.start("replica-updates", self._updates.run())
             tasks.start("picker-list", self._follow_pickers())
             tasks.start("line", self._tell_for_ever())
             tasks.start("envoy-state", self._watch_envoy())
@@ -118,9 +121,13 @@ class Supervisor:
 
     async def _serve(self) -> web.AppRunner:
         port = self.settings.management_port
-        metrics = PodMetrics(self.settings, self._admin, self.replicas, self.processes)
+        metrics = PodMetrics(
+            self.settings, self._admin, self.replicas, self._updates, self.processes
+        )
+        app = create_app(metrics, self)
+        self._updates.add_to(app)
         try:
-            return await start_server(create_app(metrics, self), port)
+            return await start_server(app, port)
         except OSError as error:
             raise InvalidSettings(
                 f"port {port} cannot be served: {error.strerror or error}; set "

@@ -1,0 +1,100 @@
+"""Tests that a metrics server reports the replicas of a service to its router pods."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmservice_operator import names
+from llmservice_operator.api.replica_list import ReplicaList
+from llmservice_operator.kinds import PODS
+from operator_support.metrics import MetricsServerProcess, make_pod, set_pod
+from operator_support.processes import Api
+from shared_support.waiting import eventually
+
+pytestmark = pytest.mark.local
+
+
+@dataclass
+class RouterPod:
+    """The management port of a router pod."""
+
+    address: str
+    lists: list[ReplicaList] = field(default_factory=list)
+
+    @contextmanager
+    def listening(self) -> Iterator["RouterPod"]:
+        router = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_PUT(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.path == names.ROUTER_REPLICAS_PATH:
+                    router.lists.append(ReplicaList.model_validate_json(body))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer((self.address, names.MANAGEMENT_PORT), Handler)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    @property
+    def last(self) -> dict[str, tuple[bool, bool]]:
+        """Whether each replica is ready and whether it drains, by the name of its pod."""
+        replicas = self.lists[-1].replicas
+        return {each.name: (each.is_ready, each.is_draining) for each in replicas}
+
+
+def make_router_pod(api: Api, namespace: str, service: str, name: str, address: str) -> None:
+    labels = {names.ROUTER_LABEL: service, names.MANAGED_BY_LABEL: names.FIELD_MANAGER}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {"containers": [{"name": "router", "image": "registry.example/router:1"}]},
+    }
+    api.create(PODS, pod)
+    set_pod(api, namespace, name, address, is_ready=True)
+
+
+def test_a_router_pod_is_told_when_a_replica_appears_becomes_ready_and_is_deleted(
+    api: Api, namespace: str, tmp_path: Path
+) -> None:
+    own, other, replica = (f"127.7.{random.randrange(1, 255)}.{last}" for last in (1, 2, 3))
+    process = MetricsServerProcess(tmp_path / "log", namespace, WATCH_NAMESPACES=namespace)
+    with RouterPod(own).listening() as router, RouterPod(other).listening() as stranger, process:
+        make_router_pod(api, namespace, "chat", "chat-router-1", own)
+        make_router_pod(api, namespace, "other", "other-router-1", other)
+        eventually(lambda: router.last == {} and stranger.last == {})
+        make_pod(api, namespace, "chat", "chat-1", replica, is_ready=False)
+        eventually(lambda: router.last == {"chat-1": (False, False)})
+        set_pod(api, namespace, "chat-1", replica, is_ready=True)
+        eventually(lambda: router.last == {"chat-1": (True, False)})
+        # A finalizer keeps the pod, as a kubelet does until the model server has ended.
+        finalizers = {"metadata": {"finalizers": ["example.com/kept"]}}
+        api.patch(PODS, namespace, "chat-1", finalizers)
+        api.delete(PODS, namespace, "chat-1")
+        eventually(lambda: router.last == {"chat-1": (False, True)})
+        api.patch(PODS, namespace, "chat-1", {"metadata": {"finalizers": None}})
+        eventually(lambda: router.last == {})
+        assert str(router.lists[1].replicas[0].address) == replica
+        assert stranger.last == {}
+        assert len(stranger.lists) == 1

@@ -1,0 +1,292 @@
+"""Tests how a metrics server keeps the router pods informed about the replicas."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.replica_list import ListedReplica, ReplicaList
+from llmservice_operator.cluster import Key
+from llmservice_operator.metrics_server import router_updates as module
+from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
+from operator_support.processes import free_port
+from shared_support.waiting import eventually_in_loop
+
+QWEN, LLAMA = ("team", "qwen"), ("team", "llama")
+PAUSES = (0.01, 0.01, 0.01)
+
+
+def pod(name: str, address: str, labels: dict[str, str], **metadata: Any) -> Manifest:
+    return {
+        "metadata": {
+            "namespace": "team",
+            "name": name,
+            "uid": f"uid-of-{name}",
+            "labels": labels,
+            **metadata,
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": address,
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"name": "router", "restartCount": 0}],
+        },
+    }
+
+
+@dataclass
+class World:
+    """The pods of a cluster, and routers that accept lists."""
+
+    pods: dict[str, Manifest] = field(default_factory=dict)
+    accepted: defaultdict[str, list[ReplicaList]] = field(default_factory=lambda: defaultdict(list))
+    attempts: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    refusing: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+
+    def add_replica(self, name: str, address: str, key: Key = QWEN, **metadata: Any) -> None:
+        self.pods[name] = pod(name, address, {names.SERVICE_LABEL: key[1]}, **metadata)
+
+    def add_router(self, name: str, address: str, key: Key = QWEN) -> None:
+        self.pods[name] = pod(name, address, {names.ROUTER_LABEL: key[1]})
+
+    def pods_of(self, key: Key) -> Iterator[Manifest]:
+        for each in self.pods.values():
+            if each["metadata"]["labels"].get(names.SERVICE_LABEL) == key[1]:
+                yield each
+
+    async def send(self, address: str, listed: ReplicaList) -> bool:
+        self.attempts[address] += 1
+        if address in self.silent:
+            await asyncio.Event().wait()
+        if address in self.refusing:
+            return False
+        self.accepted[address].append(listed)
+        return True
+
+    def last(self, address: str) -> list[str]:
+        """Return the names of the replicas in the last list of a router."""
+        return [each.name for each in self.accepted[address][-1].replicas]
+
+
+@asynccontextmanager
+async def informing(world: World) -> AsyncIterator[RouterUpdates]:
+    updates = RouterUpdates(world.pods_of, lambda: world.pods.values(), world.send, PAUSES)
+    running = asyncio.create_task(updates.run())
+    try:
+        yield updates
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.add_replica("qwen-1", "10.0.0.1")
+    made.add_replica("llama-1", "10.0.0.2", LLAMA)
+    made.add_router("qwen-router-1", "10.0.1.1")
+    made.add_router("qwen-router-2", "10.0.1.2")
+    made.add_router("llama-router-1", "10.0.1.3", LLAMA)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEARCH_SECONDS", 0.02)
+    monkeypatch.setattr(module, "GATHER_SECONDS", 0.0)
+
+
+async def test_every_router_pod_gets_the_replicas_of_its_own_service(world: World) -> None:
+    world.add_replica("qwen-2", "10.0.0.3", deletionTimestamp="2030-01-01T00:00:00Z")
+    async with informing(world):
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+    (listed,) = world.accepted["10.0.1.1"]
+    assert (listed.namespace, listed.service) == QWEN
+    assert [each.model_dump(mode="json") for each in listed.replicas] == [
+        {
+            "name": "qwen-1",
+            "uid": "uid-of-qwen-1",
+            "address": "10.0.0.1",
+            "is_ready": True,
+            "is_draining": False,
+        },
+        {
+            "name": "qwen-2",
+            "uid": "uid-of-qwen-2",
+            "address": "10.0.0.3",
+            "is_ready": False,
+            "is_draining": True,
+        },
+    ]
+    assert world.accepted["10.0.1.2"] == [listed]
+    assert world.last("10.0.1.3") == ["llama-1"]
+
+
+async def test_a_change_is_sent_once_and_only_to_the_routers_of_its_service(world: World) -> None:
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        world.add_replica("qwen-2", "10.0.0.3")
+        updates.note(QWEN)
+        await eventually_in_loop(lambda: world.last("10.0.1.2") == ["qwen-1", "qwen-2"])
+        updates.note(QWEN)
+        updates.note(LLAMA)
+        world.add_router("qwen-router-3", "10.0.1.4")
+        await eventually_in_loop(lambda: "10.0.1.4" in world.accepted)
+    assert {address: len(lists) for address, lists in world.accepted.items()} == {
+        "10.0.1.1": 2,
+        "10.0.1.2": 2,
+        "10.0.1.3": 1,
+        "10.0.1.4": 1,
+    }
+
+
+async def test_a_list_is_sent_again_until_the_router_accepts_it(world: World) -> None:
+    world.refusing.add("10.0.1.1")
+    async with informing(world):
+        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] == 2)
+        world.refusing.clear()
+        await eventually_in_loop(lambda: world.last("10.0.1.1") == ["qwen-1"])
+    assert world.attempts["10.0.1.1"] == 3
+
+
+async def test_the_attempts_end_and_begin_again_with_the_next_change(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.refusing.add("10.0.1.1")
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: "10.0.1.1 of team/qwen takes no list" in caplog.text)
+        assert world.attempts["10.0.1.1"] == len(PAUSES) + 1
+        updates.note(LLAMA)
+        world.refusing.clear()
+        world.add_replica("qwen-2", "10.0.0.3")
+        updates.note(QWEN)
+        await eventually_in_loop(lambda: world.last("10.0.1.1") == ["qwen-1", "qwen-2"])
+    assert world.attempts["10.0.1.1"] == len(PAUSES) + 2
+
+
+async def test_a_router_that_does_not_answer_delays_no_other_and_has_one_request(
+    world: World,
+) -> None:
+    world.silent.add("10.0.1.1")
+    async with informing(world) as updates:
+        for number in range(2, 6):
+            world.add_replica(f"qwen-{number}", f"10.0.0.{number + 1}")
+            updates.note(QWEN)
+            await eventually_in_loop(
+                lambda expected=number: len(world.last("10.0.1.2")) == expected  # type: ignore[misc]
+            )
+    assert world.attempts["10.0.1.1"] == 1
+
+
+async def test_a_router_whose_container_starts_again_gets_the_list_again(world: World) -> None:
+    async with informing(world):
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        world.pods["qwen-router-1"]["status"]["containerStatuses"][0]["restartCount"] = 1
+        await eventually_in_loop(lambda: len(world.accepted["10.0.1.1"]) == 2)
+    assert len(world.accepted["10.0.1.2"]) == 1
+
+
+@pytest.mark.parametrize("state", ["gone", "without an address", "ended"])
+async def test_a_router_pod_that_has_ended_gets_nothing_more(world: World, state: str) -> None:
+    world.silent.add("10.0.1.1")
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] == 1)
+        if state == "gone":
+            del world.pods["qwen-router-1"]
+        elif state == "ended":
+            world.pods["qwen-router-1"]["status"]["phase"] = "Failed"
+        else:
+            del world.pods["qwen-router-1"]["status"]["podIP"]
+        world.add_router("later", "10.0.1.4")
+        await eventually_in_loop(lambda: "10.0.1.4" in world.accepted)
+        world.silent.clear()
+        world.add_replica("qwen-2", "10.0.0.3")
+        updates.note(QWEN)
+        await eventually_in_loop(lambda: len(world.last("10.0.1.2")) == 2)
+    assert world.attempts["10.0.1.1"] == 1
+
+
+@pytest.mark.parametrize("address", [None, "", "no address"])
+async def test_a_pod_without_a_valid_address_is_left_out(world: World, address: str | None) -> None:
+    world.add_replica("qwen-2", address or "")
+    if address is None:
+        del world.pods["qwen-2"]["status"]["podIP"]
+    async with informing(world):
+        await eventually_in_loop(lambda: world.last("10.0.1.1") == ["qwen-1"])
+
+
+LISTED = ReplicaList(
+    namespace="team",
+    service="qwen",
+    replicas=(
+        ListedReplica.model_validate(
+            {
+                "name": "qwen-1",
+                "uid": "u",
+                "address": "10.0.0.1",
+                "is_ready": True,
+                "is_draining": False,
+            }
+        ),
+    ),
+)
+
+
+@asynccontextmanager
+async def a_router(status: int | None) -> AsyncIterator[tuple[RouterClient, list[bytes]]]:
+    """Serve at a port of the loopback address; the status None means that no answer comes."""
+    bodies: list[bytes] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        assert (request.method, request.path) == ("PUT", names.ROUTER_REPLICAS_PATH)
+        bodies.append(await request.read())
+        if status is None:
+            await asyncio.Event().wait()
+        return web.Response(status=status or 500, headers={"location": "http://127.0.0.1:1/"})
+
+    runner = web.ServerRunner(web.Server(answer, handler_cancellation=True), shutdown_timeout=0)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    client = RouterClient(port)
+    try:
+        yield client, bodies
+    finally:
+        await client.close()
+        await runner.cleanup()
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    began = asyncio.get_running_loop().time()
+    yield
+    assert asyncio.get_running_loop().time() - began < seconds
+
+
+async def test_the_client_sends_the_list_as_json() -> None:
+    async with a_router(204) as (client, bodies):
+        assert await client.send("127.0.0.1", LISTED)
+    assert ReplicaList.model_validate_json(bodies[0]) == LISTED
+
+
+@pytest.mark.parametrize("status", [200, 302, 403, 404, 500])
+async def test_any_other_answer_is_a_refusal(status: int) -> None:
+    async with a_router(status) as (client, bodies):
+        assert not await client.send("127.0.0.1", LISTED)
+    assert len(bodies) == 1
+
+
+async def test_a_router_that_does_not_answer_or_listen_costs_a_bounded_time() -> None:
+    async with a_router(None) as (client, _):
+        with time_limit(module.TIMEOUT_SECONDS + 2):
+            assert not await client.send("127.0.0.1", LISTED)
+            assert not await client.send("127.0.0.2", LISTED)
