@@ -30,6 +30,7 @@ from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
 from llmservice_operator.outcome import Outcome, ServiceGone
 from llmservice_operator.refusals import Refusal, failure_of, failure_of_all
+from llmservice_operator.releases import RENEWAL, Releases, say_shared
 from llmservice_operator.router_rollouts import RouterRollouts
 from llmservice_operator.router_status import RouterView
 from llmservice_operator.scaler import Scaler
@@ -97,6 +98,9 @@ class Reconciler:
         self._scaler = Scaler(cluster, cache, served, settings, now, self._guard)
         self._children = ChildWriter(cluster, cache, served, metrics, self._scaler, self._guard)
         self._router_rollouts = RouterRollouts()
+        self._releases = Releases(f"{settings.namespace}/{settings.lease_name}")
+        self._shared: dict[str, tuple[str, ...]] = {}
+        """For each namespace, the last logged list of several releases that serve it."""
         self._pod_events = PodEvents(cluster, now)
         self._statuses = StatusWriter(cluster, cache, self._guard, on_problem)
 
@@ -115,6 +119,7 @@ class Reconciler:
             self._pod_events.forget(key)
             self._children.forget(key)
             self._router_rollouts.forget(key)
+            self._releases.forget(key)
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
@@ -222,6 +227,7 @@ class Reconciler:
         is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
         router_view = RouterView(router, self._owned(service, router_deployment.CHILD))
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
+        operators = self._choose_releases(key, service.status.operators or ())
         update = build_status(
             service,
             pin,
@@ -233,12 +239,14 @@ class Reconciler:
             adapters.status,
             wanted_pods,
             router_view,
+            operators,
         )
         try:
             written = await self._report(body, update)
         except ClusterError as error:
             error.requests += outcome.refused_requests
             raise
+        self._releases.wrote(key, operators, self._now())
         _raise_to_retry(outcome)
         if outcome.wrote or written.is_changed:
             # The response to a write also contains changes that other clients made after the last
@@ -254,9 +262,21 @@ class Reconciler:
             written.look_again_seconds,
             LOOK_AT_START_SECONDS if is_starting else None,
             scaler.REQUEUE_SECONDS if is_watched else None,
+            RENEWAL.total_seconds() if len(operators) > 1 else None,
             None if failure is None else _retry_seconds(outcome.refusals),
         )
         return min((each for each in waits if each is not None), default=None)
+
+    def _choose_releases(self, key: Key, listed: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the releases that the status must list. If there are several, log this once per
+        namespace.
+        """
+        operators = self._releases.choose(key, listed, self._now())
+        for problem in say_shared(operators):
+            if self._shared.get(key[0]) != operators:
+                self._shared[key[0]] = operators
+                logger.warning("%s", problem)
+        return operators
 
     def _keep_router_pods(
         self,

@@ -28,6 +28,7 @@ from llmservice_operator.api.status import (
 )
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
 from llmservice_operator.load_status import LoadView, build_load_status
+from llmservice_operator.releases import SHARED_SERVICE, say_shared
 from llmservice_operator.router_status import RouterView, build_router_condition
 from llmservice_operator.workload import (
     EnginePin,
@@ -78,7 +79,8 @@ class StatusUpdate:
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
     """Events about changes: a new status or reason of Ready or of an optional condition, a new
-    notice about a deprecated argument or variable, and a new rewrite by an admission webhook."""
+    notice about a deprecated argument or variable, a new rewrite by an admission webhook, and
+    another release of the operator that serves the service too."""
     requeue_after_seconds: float | None = None
     """Delay in seconds until a pass is needed even without an event. None if only an event can
     require one."""
@@ -95,6 +97,7 @@ def build_status(
     adapters: tuple[AdapterStatus, ...] | None = None,
     pods: str | None = None,
     router: RouterView | None = None,
+    operators: tuple[str, ...] | None = None,
 ) -> StatusUpdate:
     """Return the service's next status and the Events about its changes.
 
@@ -102,13 +105,14 @@ def build_status(
     earlier pin.
     `rewrites` contains a sentence for each child in which an admission webhook rewrites fields.
     `pods` is the digest of the pods that the spec requires; None if they cannot be built.
+    `operators` contains the names of the releases that serve the service.
     """
     desired = _desired(service, seen)
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
     rollout = decide_rollout(service, seen, now)
     rollback = decide_rollback(service, seen, pods, now, may_begin=failure is None)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
-    notices = build_notices(service.spec)
+    notices, shared = build_notices(service.spec), say_shared(operators or ())
     router = router or RouterView()
     router_condition = build_router_condition(service, router)
     ready = _behind_router(
@@ -121,7 +125,7 @@ def build_status(
         ready,
         _with_notices(
             _progressing(seen, desired, failure, rollback.status, is_in_place=is_in_place),
-            (*notices, *rewrites),
+            (*notices, *rewrites, *shared),
         ),
         _behind_router(
             _available(service, seen, desired), router_condition, ConditionType.AVAILABLE
@@ -137,6 +141,7 @@ def build_status(
     is_reachable = failure is None or failure.reason is not Reason.NAME_CONFLICT
     status = LLMServiceStatus(
         observed_generation=service.generation,
+        operators=operators,
         conditions=tuple(
             condition
             for condition in _conditions(service.status, found, service.generation, now)
@@ -167,6 +172,7 @@ def build_status(
             *update.events,
             *_notice_events(service.status, DEPRECATED_ARGUMENT, notices),
             *_notice_events(service.status, FIELD_REWRITTEN, rewrites),
+            *_notice_events(service.status, SHARED_SERVICE, shared),
         ),
         requeue_after_seconds=min(
             (

@@ -152,9 +152,23 @@ class RollbackStatus(Fields):
     """Cause of the failure, as a sentence."""
 
 
+OPERATORS_LIMIT = 4
+"""Maximum number of releases of the operator that a status lists."""
+
+
 class LLMServiceStatus(Fields):
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """metadata.generation that this status is about."""
+    operators: (
+        Annotated[
+            tuple[Annotated[str, Field(max_length=317)], ...],
+            _atomic(OPERATORS_LIMIT),
+        ]
+        | None
+    ) = None
+    """Releases of the operator that serve this service, as NAMESPACE/NAME of their Lease. Several
+    entries are a mistake in the settings, and Progressing says what to change. A release that has
+    ended disappears after 10 minutes."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(
