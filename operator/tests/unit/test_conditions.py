@@ -8,7 +8,7 @@ import pytest
 
 from llmservice_operator.api.conditions import ConditionType
 from llmservice_operator.api.crd import build_crd
-from llmservice_operator.api.reason_facts import Facts, Rank, Source
+from llmservice_operator.api.reason_facts import Facts, Rank, Source, in_commands
 from llmservice_operator.api.reasons import Reason
 
 SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -49,3 +49,14 @@ def fields(schema: Mapping[str, Any], path: str) -> Iterator[str]:
 def test_advice_names_fields_that_exist(reason: Reason) -> None:
     known = set(fields(SCHEMA["properties"]["spec"], "spec"))
     assert set(re.findall(r"spec(?:\.[a-zA-Z]+)+", reason.hint)) <= known
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_command_for_logs_works_when_the_name_of_the_service_is_filled_in(reason: Reason) -> None:
+    for command in re.findall("kubectl logs[^`]*", in_commands("qwen", reason.hint)):
+        assert "deploy/qwen" in command
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_no_advice_refers_to_the_message_that_contains_it(reason: Reason) -> None:
+    assert "see the message" not in reason.hint.lower()

@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import threading
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 
@@ -173,6 +174,29 @@ async def test_the_series_of_a_service_take_memory_only_during_a_scrape() -> Non
     tracemalloc.stop()
     assert (after - before) / 100 < 1500, "bytes for each service"
     assert (await metrics.render()).count(b'type="Type0"') == 300
+
+
+def best_seconds(services: int) -> float:
+    """Return the shortest time, in seconds, in which 100 services were seen and removed while the
+    series of `services` others were kept.
+    """
+    metrics, status = Metrics(), {"conditions": [{"type": "Ready", "status": "True"}]}
+    for number in range(services):
+        metrics.service_seen("team", f"other-{number}", status)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        for number in range(100):
+            metrics.service_seen("team", f"llama-{number}", status)
+            metrics.service_gone("team", f"llama-{number}")
+        return time.perf_counter() - started
+
+    return min(seconds() for _ in range(5))
+
+
+def test_a_status_and_a_removal_cost_the_same_however_many_services_there_are() -> None:
+    # A search through the series of all services would take about a hundred times as long.
+    assert best_seconds(10_000) < 10 * best_seconds(100)
 
 
 async def test_a_scrape_of_many_services_lets_the_event_loop_run() -> None:
