@@ -10,7 +10,7 @@ from llmservice_operator.cluster.audit import OBJECTS_AT_ONCE
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support.reflecting import REQUIRED, World, service
-from shared_support.waiting import eventually_in_loop
+from shared_support.waiting import PATIENCE, eventually_in_loop
 
 GONE = Forbidden(
     'llmservices is forbidden: User "operator" cannot list resource "llmservices"', 403
@@ -323,7 +323,8 @@ async def test_a_change_in_flight_during_an_audit_is_no_missed_event() -> None:
 async def test_healthy_watches_that_break_are_back_after_the_shortest_pause(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reflector, "RESTART_BACKOFF_SECONDS", (0.01, 30.0))
+    # The second pause is longer than the test waits, so the test fails if it is taken.
+    monkeypatch.setattr(reflector, "RESTART_BACKOFF_SECONDS", (0.01, 10 * PATIENCE))
     monkeypatch.setattr(reflector, "HEALTHY_AFTER_SECONDS", 0.0)
     world = World()
     async with world.reflecting():
