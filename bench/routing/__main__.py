@@ -20,7 +20,6 @@ NOT_MEASURED = (
     "picks_per_second",
     "idle_router",
     "held_memory",
-    "failover",
 )
 """Gates that this simulation does not measure."""
 NAMES = (BOUND, OURS, *PEERS)

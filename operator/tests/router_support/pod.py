@@ -24,7 +24,7 @@ from llmservice_operator.router.envoy_config import (
     build_picker_endpoints,
     build_tls_secret,
 )
-from llmservice_operator.router.replica_view import ReplicaView, encode
+from llmservice_operator.router.replica_view import ReplicaView, View, encode
 from llmservice_operator.scaling.signals import Snapshot
 from llmservice_operator.settings import RouterSettings, StepPrior
 from operator_support.processes import free_port
@@ -41,12 +41,11 @@ def settings_of(folder: Path, **settings: Any) -> RouterSettings:
         namespace=NAMESPACE,
         service=SERVICE,
         replicas_host="127.0.0.1",
-        step_prior=PRIOR,
         run_directory=folder,
         client_port=free_port(),
         picker_port=free_port(),
         forwarder_port=free_port(),
-        **settings,
+        **{"step_prior": PRIOR, **settings},
     )
 
 
@@ -71,6 +70,8 @@ class Pod:
 
     settings: RouterSettings
     pickers: int = 1
+    beside: "Pod | None" = None
+    """Pod whose pickers this pod's Envoy asks. This pod then runs no picker."""
     picker_ports: list[int] = field(default_factory=list)
     pickers_running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     envoy: subprocess.Popen[bytes] | None = None
@@ -92,15 +93,18 @@ class Pod:
         )
 
     def start(self) -> None:
-        self.picker_ports = [self.settings.picker_port]
-        self.picker_ports += [free_port() for _ in range(self.pickers - 1)]
+        if self.beside is None:
+            self.picker_ports = [self.settings.picker_port]
+            self.picker_ports += [free_port() for _ in range(self.pickers - 1)]
+            self.pickers_running = [self.start_picker(port) for port in self.picker_ports]
+        else:
+            self.picker_ports = self.beside.picker_ports
         self._write("envoy.json", build_bootstrap(self.settings))
         addresses = [("127.0.0.1", port) for port in self.picker_ports]
         self._write(f"{CLUSTER_PICKERS}.json", build_picker_endpoints(addresses, version="1"))
         if self.settings.tls_directory is not None:
             self._write(TLS_FILE, build_tls_secret(self.settings))
         self._write_endpoints([])
-        self.pickers_running = [self.start_picker(port) for port in self.picker_ports]
         command = ["envoy", "--config-path", f"{self.folder}/envoy.json", "--drain-time-s", "30"]
         with (self.folder / "envoy.log").open("ab") as log:
             self.envoy = subprocess.Popen([*command, *ARGUMENTS], stdout=log, stderr=log)
@@ -116,14 +120,15 @@ class Pod:
                 env={**os.environ, **settings.environment()},
             )
 
+    def replace_picker(self, at: int) -> None:
+        """Start a picker again."""
+        _end(self.pickers_running[at])
+        self.pickers_running[at] = self.start_picker(self.picker_ports[at])
+
     def stop(self) -> None:
         processes = [*self.pickers_running, *([self.envoy] if self.envoy else [])]
         for process in processes:
-            process.kill()
-            process.wait()
-            if process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
+            _end(process)
 
     async def tell(
         self,
@@ -136,23 +141,38 @@ class Pod:
 
         Envoy must know a replica before a picker chooses it.
         """
+        await self.tell_envoy(replicas)
+        self.tell_pickers(replicas, reports=reports, draining=draining)
+
+    async def tell_envoy(self, replicas: Sequence[FakeReplica]) -> None:
         self._write_endpoints(replicas)
         name = f"cluster.{CLUSTER_OR_FORWARDER}.membership_total"
         await eventually_in_loop(lambda: self.stat(name) == len(replicas) + 1)
+
+    def tell_pickers(
+        self,
+        replicas: Sequence[FakeReplica],
+        *,
+        reports: Sequence[Snapshot | None] | None = None,
+        draining: Sequence[FakeReplica] = (),
+        cache_tokens: float = 100_000,
+    ) -> None:
         views = tuple(
             ReplicaView(
                 name=each.name,
                 address=f"{each.host}:{each.api_port}",
                 is_draining=each in draining,
                 report=report,
-                cache_tokens=100_000,
+                cache_tokens=cache_tokens,
             )
             for each, report in zip(replicas, reports or [None] * len(replicas), strict=True)
         )
-        for picker in self.pickers_running:
+        addresses = [f"127.0.0.1:{port}" for port in self.picker_ports]
+        for at, picker in enumerate(self.pickers_running):
+            others = (*addresses[:at], *addresses[at + 1 :])
             assert picker.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                picker.stdin.write(encode(views))
+                picker.stdin.write(encode(View(views, others)))
                 picker.stdin.flush()
 
     def stat(self, name: str) -> int:
@@ -174,7 +194,7 @@ class Pod:
     async def ready(self, replicas: Sequence[FakeReplica]) -> None:
         """Wait until Envoy has checked the pickers and the replicas."""
         wanted = {
-            CLUSTER_PICKERS: len(self.pickers_running),
+            CLUSTER_PICKERS: len(self.picker_ports),
             CLUSTER_REPLICAS: len(replicas),
             CLUSTER_OR_FORWARDER: len(replicas) + 1,
         }
@@ -208,3 +228,11 @@ class Pod:
         path = self.folder / f"{name}.new"
         path.write_text(json.dumps(content))
         path.replace(self.folder / name)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()

@@ -5,6 +5,7 @@ import pytest
 from llmservice_operator.router.replica_view import (
     LONGEST_LINE,
     ReplicaView,
+    View,
     decode,
     encode,
 )
@@ -23,15 +24,17 @@ REPORT = Snapshot(
     engines=2,
 )
 READY = ReplicaView("chat-1", "10.0.0.1:8000", False, REPORT, 100.0)
+LINE = encode(View((READY,), ("10.0.0.8:9002",)))
 SILENT = ReplicaView("chat-2", "[fd00::2]:8000", True, None, 0.0)
 
 
 @pytest.mark.parametrize("replicas", [(), (READY,), (SILENT, READY)])
-def test_a_line_gives_back_the_replicas(replicas: tuple[ReplicaView, ...]) -> None:
-    line = encode(replicas)
+def test_a_line_gives_back_the_replicas_and_the_pickers(replicas: tuple[ReplicaView, ...]) -> None:
+    view = View(replicas, ("10.0.0.8:9002", "[fd00::8]:9002"))
+    line = encode(view)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert decode(line) == replicas
+    assert decode(line) == view
 
 
 def test_a_thousand_replicas_fit_in_a_line() -> None:
@@ -40,18 +43,19 @@ def test_a_thousand_replicas_fit_in_a_line() -> None:
         ReplicaView(f"{'x' * 240}-{i}", f"10.0.{i // 250}.{i % 250}:8000", False, busy, 1e6)
         for i in range(1000)
     )
-    assert len(encode(tuple(replicas))) < LONGEST_LINE
+    assert len(encode(View(tuple(replicas)))) < LONGEST_LINE
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
         (b"", "the line: Invalid JSON"),
-        (encode((READY,))[:-3], "the line: Invalid JSON"),
-        (encode((READY,)).replace(b"10.0.0.1:8000", b"model.example"), "0.address: String"),
-        (encode((READY,)).replace(b"12.5", b"NaN"), "0.report.at: "),
-        (encode((READY, replace(SILENT, name="chat-1"))), "two replicas have the same name"),
-        (encode((READY, replace(SILENT, address=READY.address))), "have the same address"),
+        (LINE[:-3], "the line: Invalid JSON"),
+        (LINE.replace(b"10.0.0.1:8000", b"model.example"), "replicas.0.address: String"),
+        (LINE.replace(b"12.5", b"NaN"), "replicas.0.report.at: "),
+        (LINE.replace(b"10.0.0.8:9002", b"router.example"), "other_pickers.0: String"),
+        (encode(View((READY, replace(SILENT, name="chat-1")))), "two replicas have the same name"),
+        (encode(View((READY, replace(SILENT, address=READY.address)))), "have the same address"),
     ],
 )
 def test_another_text_is_refused_with_the_place(line: bytes, problem: str) -> None:

@@ -9,7 +9,7 @@ from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.routing.prefixes import BLOCK_BYTES, PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.ratios import FadingRatio
-from llmservice_operator.routing.router import MOST_BLOCKS, Router
+from llmservice_operator.routing.router import GUESSED_BYTES_PER_TOKEN, MOST_BLOCKS, Router
 from llmservice_operator.scaling.signals import Counters, Snapshot
 from operator_support.replica_reports import CACHE_TOKENS, MODEL, REPORT
 
@@ -113,6 +113,14 @@ def test_the_bytes_of_a_token_are_learned_from_the_reports() -> None:
         arrived = Counters(prompt_tokens_arrived=second * wanted.size / 2.0)
         made.hear("a", replace(REPORT, at=second + 0.5, counters=arrived), CACHE_TOKENS)
     assert made.bytes_per_token.value == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_router_that_has_sent_nothing_learns_nothing_from_the_requests_of_others() -> None:
+    made = router("a")
+    for second in range(1, 60):
+        arrived = Counters(prompt_tokens_arrived=10_000.0 * second)
+        made.hear("a", replace(REPORT, at=float(second), counters=arrived), CACHE_TOKENS)
+    assert made.bytes_per_token.value == GUESSED_BYTES_PER_TOKEN
 
 
 def test_a_full_replica_gets_no_request_until_its_next_report() -> None:

@@ -8,6 +8,7 @@ from itertools import count
 from typing import Final, Literal
 
 from llmservice_operator.router.replica_view import ReplicaView
+from llmservice_operator.routing.handover import Ended, Message, OtherRouter, Started, sent
 from llmservice_operator.routing.holding import Holding, Request
 from llmservice_operator.routing.prefixes import PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
@@ -38,6 +39,9 @@ class Chooser:
     holding: Holding
     policy: Policy = "LeastWork"
     clock: Callable[[], float] = time.monotonic
+    tell: Callable[[Message], None] = lambda _: None
+    """Called with a message about each choice, first token and end, for the pickers that follow
+    this one."""
     is_informed: bool = False
     """Whether the supervisor has told the picker which replicas exist."""
     _address_of: dict[str, str] = field(default_factory=dict)
@@ -77,7 +81,7 @@ class Chooser:
         """Choose the replicas for a request that never waits; None if there is none."""
         number = next(self._numbers)
         pick = self.router.pick(number, prompt, self.clock())
-        return None if pick is None else self._chosen(number, pick)
+        return None if pick is None else self._chosen(number, prompt, pick)
 
     async def choose(
         self,
@@ -95,7 +99,7 @@ class Chooser:
         number = next(self._numbers)
         pick = self.holding.pick(Request(number, prompt, size, key), self.clock())
         if pick is not None:
-            return self._chosen(number, pick)
+            return self._chosen(number, prompt, pick)
         chosen = self._waiting[number] = asyncio.get_running_loop().create_future()
         is_over = False
         try:
@@ -116,20 +120,36 @@ class Chooser:
             # its next report. The reports of the second replica count this request.
             self.router.ended(chosen.number)
             self.router.refused(chosen.replica)
+            self.tell(Ended(chosen.number))
         else:
             self.router.started(chosen.number, self.clock())
+            self.tell(Started(chosen.number))
         self._release()
 
     def ended(self, chosen: Chosen) -> None:
         """Note the end of a request, whatever the result."""
         self.router.ended(chosen.number)
+        self.tell(Ended(chosen.number))
+        self._release()
+
+    def follow(self, other: OtherRouter, messages: Sequence[Message]) -> None:
+        """Process messages of another picker."""
+        for message in messages:
+            other.apply(message, self.clock())
+        self._release()
+
+    def lose(self, other: OtherRouter) -> None:
+        """Note that another picker sends no further messages."""
+        other.leave()
         self._release()
 
     def _release(self) -> None:
         for request, pick in self.holding.release(self.clock()):
-            self._waiting[request.number].set_result(self._chosen(request.number, pick))
+            chosen = self._chosen(request.number, request.prompt, pick)
+            self._waiting[request.number].set_result(chosen)
 
-    def _chosen(self, number: int, pick: Pick) -> Chosen:
+    def _chosen(self, number: int, prompt: Prompt, pick: Pick) -> Chosen:
+        self.tell(sent(self.router, number, prompt, pick))
         others = sorted(
             (replica.requests, name)
             for name, replica in self.router.replicas.items()

@@ -18,6 +18,8 @@ from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.router.deadly import DeadlyRequests
 from llmservice_operator.router.envoy_config import FORWARDED_METADATA, SEEN_BODY_BYTES
 from llmservice_operator.router.exchange import Exchange, Limits, Parts
+from llmservice_operator.router.followers import Followers
+from llmservice_operator.router.following import Following
 from llmservice_operator.router.grants import Grants
 from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.router import Router
@@ -63,8 +65,13 @@ class Picker:
         if settings.ttft_limit_seconds is not None:
             router.ttft_seconds = settings.ttft_limit_seconds
         holding = Holding(router, settings.max_held_requests, settings.max_held_bytes)
+        chooser = Chooser(holding, settings.policy)
+        identity = f"{settings.namespace}/{settings.service}"
+        self._following = Following(chooser, identity)
+        self._followers = Followers(router, identity, lambda: self._is_ready)
+        chooser.tell = self._followers.tell
         self._parts = Parts(
-            chooser=Chooser(holding, settings.policy),
+            chooser=chooser,
             admission=Admission(
                 None if (keys := settings.api_keys_directory) is None else ApiKeys(keys)
             ),
@@ -78,7 +85,9 @@ class Picker:
     async def run(self) -> int:
         """Serve until the end. Raises InvalidSettings if the port is taken."""
         server, port = grpc.aio.server(options=_OPTIONS), self._settings.picker_port
-        server.add_generic_rpc_handlers((self._process_handler(), self._health_handler()))
+        server.add_generic_rpc_handlers(
+            (self._process_handler(), self._health_handler(), self._followers.handler())
+        )
         try:
             # A pod has either IPv4 or IPv6, and this address accepts both.
             server.add_insecure_port(f"[::]:{port}")
@@ -95,8 +104,14 @@ class Picker:
         except asyncio.CancelledError:
             return 0
         finally:
+            await self._following.close()
             await server.stop(grace=None)
         return 0
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether this picker knows the replicas, and as much as the other pickers."""
+        return self._parts.chooser.is_informed and self._following.is_ready
 
     async def _listen(self) -> None:
         """Read the supervisor's lines until it closes the standard input."""
@@ -106,9 +121,13 @@ class Picker:
         )
         while line := await reader.readline():
             try:
-                self._parts.chooser.update(replica_view.decode(line))
+                view = replica_view.decode(line)
             except ValueError as error:
                 logger.error("a line of the supervisor is not valid: %s", error)
+                continue
+            self._parts.chooser.update(view.replicas)
+            self._followers.admit(view.other_pickers)
+            self._following.update(view.other_pickers)
 
     def _process_handler(self) -> grpc.GenericRpcHandler:
         async def process(_: object, context: Any) -> None:
@@ -122,7 +141,7 @@ class Picker:
 
     def _health_handler(self) -> grpc.GenericRpcHandler:
         async def check(_: bytes, context: Any) -> bytes:
-            return _SERVING if self._parts.chooser.is_informed else _NOT_SERVING
+            return _SERVING if self._is_ready else _NOT_SERVING
 
         method = grpc.unary_unary_rpc_method_handler(check)
         return grpc.method_handlers_generic_handler(HEALTH_SERVICE, {"Check": method})

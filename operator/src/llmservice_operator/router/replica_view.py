@@ -1,13 +1,20 @@
-"""The replicas of the service, as the supervisor reports them to the picker.
+"""The replicas of the service and its other pickers, as the supervisor reports them to the picker.
 
 The supervisor writes one line of JSON to the picker's standard input every second, and after each
-change. Each line contains all replicas and replaces the previous line.
+change of the replicas. Each line is complete and replaces the previous line.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 
 from llmservice_operator.scaling.signals import Snapshot
 
@@ -16,6 +23,8 @@ LONGEST_LINE: Final = 4 * 1024**2
 
 ADDRESS_FORM: Final = r"^([0-9.]+|\[[0-9a-f:.]+\]):[0-9]{1,5}$"
 """An IP address and a port. An IPv6 address is in brackets."""
+
+Address = Annotated[str, Field(pattern=ADDRESS_FORM)]
 
 
 def _unambiguous(replicas: tuple["ReplicaView", ...]) -> tuple["ReplicaView", ...]:
@@ -31,7 +40,7 @@ class ReplicaView:
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the replica's pod."""
-    address: Annotated[str, Field(pattern=ADDRESS_FORM)]
+    address: Address
     """Address and port of the replica's API."""
     is_draining: bool
     """Whether the replica finishes its requests and must get no further ones."""
@@ -42,19 +51,26 @@ class ReplicaView:
     """Number of prompt tokens for which the replica's prefix cache has room."""
 
 
-_VIEW = TypeAdapter[tuple[ReplicaView, ...]](
-    Annotated[tuple[ReplicaView, ...], AfterValidator(_unambiguous)],
-    config=ConfigDict(allow_inf_nan=False),
-)
+@with_config(ConfigDict(allow_inf_nan=False))
+@dataclass(frozen=True, slots=True)
+class View:
+    """The content of a line."""
+
+    replicas: Annotated[tuple[ReplicaView, ...], AfterValidator(_unambiguous)]
+    other_pickers: tuple[Address, ...] = ()
+    """Addresses and ports of the pickers in the other router pods."""
 
 
-def encode(replicas: tuple[ReplicaView, ...]) -> bytes:
-    """Return the line with these replicas, including its line break."""
-    return _VIEW.dump_json(replicas) + b"\n"
+_VIEW = TypeAdapter(View)
 
 
-def decode(line: bytes) -> tuple[ReplicaView, ...]:
-    """Return the replicas in a line of `encode`.
+def encode(view: View) -> bytes:
+    """Return the line with this content, including its line break."""
+    return _VIEW.dump_json(view) + b"\n"
+
+
+def decode(line: bytes) -> View:
+    """Return the content of a line of `encode`.
 
     Raises ValueError for another text. The error does not contain the text.
     """

@@ -28,6 +28,7 @@ from llmservice_operator.router.envoy_config import (
 from llmservice_operator.router.pod_metrics import PodMetrics
 from llmservice_operator.router.processes import ChildProcess
 from llmservice_operator.router.replica_updates import ReplicaUpdates
+from llmservice_operator.router.replica_view import View
 from llmservice_operator.router.replicas import (
     LOOKUP_PERIOD_SECONDS,
     LOOKUP_SECONDS,
@@ -77,6 +78,10 @@ class Supervisor:
         self._admin = EnvoyAdmin(settings.run_directory / ADMIN_SOCKET)
         self.replicas = Replicas(settings, self._metrics, resolve)
         self._updates = ReplicaUpdates(settings, self.replicas, resolve)
+        self._other_pickers: tuple[str, ...] = ()
+        """Addresses and ports of the pickers in the other router pods."""
+        self._looked_up = asyncio.Event()
+        """Set after the first lookup of the pickers."""
         self._line: bytes | None = None
         """Last line to the picker. It is set after Envoy has read the same replicas, or after
         `READ_SECONDS`."""
@@ -186,7 +191,9 @@ class Supervisor:
 
     async def _follow_pickers(self) -> None:
         """Keep the list of pickers up to date. It must have the same order in all router pods."""
-        host = self.settings.pickers_host
+        host, port = self.settings.pickers_host, self.settings.picker_port
+        if host is None:
+            self._looked_up.set()
         while host is not None:
             try:
                 async with asyncio.timeout(LOOKUP_SECONDS):
@@ -197,11 +204,19 @@ class Supervisor:
                 # DNS perhaps does not know this pod yet.
                 own = [] if self._own_picker in hosts else [self._own_picker]
                 self._files.write_pickers([*hosts, *own])
+                self._other_pickers = tuple(
+                    f"[{each}]:{port}" if ":" in each else f"{each}:{port}"
+                    for each in hosts
+                    if each != self._own_picker
+                )
+            self._looked_up.set()
             await asyncio.sleep(LOOKUP_PERIOD_SECONDS)
 
     async def _tell_for_ever(self) -> None:
         """Tell Envoy and the picker which replicas exist, after each change and every second."""
         await self.replicas.asked.wait()
+        # A picker that knew of no other one would choose replicas before it has a copy.
+        await self._looked_up.wait()
         while True:
             self.replicas.changed.clear()
             views = self.replicas.views()
@@ -210,7 +225,7 @@ class Supervisor:
                 # If the picker chose a replica that Envoy does not know yet, Envoy would find no
                 # endpoint for the request.
                 await self._wait_until_read(version)
-            self._line = replica_view.encode(views)
+            self._line = replica_view.encode(View(views, self._other_pickers))
             self.picker.write(self._line)
             try:
                 async with asyncio.timeout(LINE_SECONDS):

@@ -45,5 +45,9 @@ class PrefixIndex:
         while len(blocks) > self.capacity:
             blocks.popitem(last=False)
 
+    def blocks(self) -> list[int]:
+        """Return the blocks, the least recently used first."""
+        return list(self._blocks)
+
     def clear(self) -> None:
         self._blocks.clear()

@@ -2,6 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Evidence(NamedTuple):
+    """What a ratio or a rate was learned from, so that another one can continue with it."""
+
+    amount: float
+    """Numerator of a ratio, or sum of a rate."""
+    weight: float
+    """Denominator of a ratio, or age of a rate in seconds."""
 
 
 @dataclass(slots=True)
@@ -23,6 +33,15 @@ class FadingRatio:
         kept = self.memory / (self.memory + denominator)
         self._numerator = kept * self._numerator + numerator
         self._denominator = kept * self._denominator + denominator
+
+    @property
+    def evidence(self) -> Evidence:
+        return Evidence(self._numerator, self._denominator)
+
+    def adopt(self, evidence: Evidence) -> None:
+        """Continue with the evidence of another ratio if it has more weight."""
+        if evidence.weight > self._denominator:
+            self._numerator, self._denominator = evidence
 
     @property
     def value(self) -> float:
@@ -47,13 +66,21 @@ class FadingRate:
         self._at = max(now, self._at or now)
         self._sum += amount
 
+    def evidence(self, now: float) -> Evidence:
+        passed = 0.0 if self._at is None else max(0.0, now - self._at)
+        return Evidence(self._sum * math.exp(-passed / self.seconds), self._age + passed)
+
+    def adopt(self, evidence: Evidence, now: float) -> None:
+        """Continue with the evidence of another rate if it is older."""
+        if evidence.weight > self.evidence(now).weight:
+            self._sum, self._age = evidence
+            self._at = now
+
     def value(self, now: float) -> float:
         """Return the rate; 0 before the first amount. A history shorter than one second counts as
         one second.
         """
         if self._at is None:
             return 0.0
-        passed = max(0.0, now - self._at)
-        age = max(self._age + passed, 1.0)
-        faded = self._sum * math.exp(-passed / self.seconds)
-        return faded / (self.seconds * -math.expm1(-age / self.seconds))
+        faded, age = self.evidence(now)
+        return faded / (self.seconds * -math.expm1(-max(age, 1.0) / self.seconds))

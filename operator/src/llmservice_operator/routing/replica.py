@@ -163,6 +163,18 @@ class Replica:
             self._promised.until(report.at)
             self._cached_tokens = 0.0
         self.answers = _answers_of(report.counters)
+        self.report = report
+        self.recount()
+        return arrived
+
+    def recount(self) -> None:
+        """Compare the requests of this router with the last report.
+
+        Call this after requests were restored or forgotten.
+        """
+        report = self.report
+        if report is None:
+            return
         unstarted = [(n, each) for n, each in self._mine(report.at) if each.started > report.at]
         begun = sum(each.started <= report.at for each in self.running.values())
         while self._ended and self._ended[0][0] <= report.at:
@@ -170,9 +182,7 @@ class Replica:
         ended = sum(sent <= report.at for _, sent in self._ended)
         mine = len(unstarted) + begun + ended
         self._others = max(0, report.running + report.waiting - mine)
-        self.report = report
         self._correct_waiting(report, unstarted)
-        return arrived
 
     def _mine(self, at: float) -> Iterator[tuple[int, Dispatch]]:
         """Yield the requests of this router that were sent before a time, the oldest first."""
@@ -220,11 +230,7 @@ class Replica:
         self._cached_tokens = cached
 
     def send(self, number: int, dispatch: Dispatch) -> None:
-        if not self.waiting:
-            self._head_since = dispatch.sent
-        self.waiting[number] = dispatch
-        self._waiting_tokens += dispatch.uncached
-        self._waiting_kv += dispatch.tokens
+        self._wait(number, dispatch)
         self._sent_bytes.add(dispatch.sent, dispatch.size)
 
     def started(self, number: int, now: float) -> None:
@@ -238,13 +244,32 @@ class Replica:
 
     def ended(self, number: int, now: float) -> None:
         """Note the end of a request."""
-        dispatch = self.running.pop(number, None)
-        if dispatch is None:
-            dispatch = self._leave(number)
-        else:
-            self._running_kv -= dispatch.tokens
+        dispatch = self.forget(number)
         if dispatch is not None:
             self._ended.append((now, dispatch.sent))
+
+    def restore(self, number: int, dispatch: Dispatch) -> None:
+        """Count a request that another router has sent before the last report."""
+        if dispatch.started == inf:
+            self._wait(number, dispatch)
+        else:
+            self.running[number] = dispatch
+            self._running_kv += dispatch.tokens
+
+    def forget(self, number: int) -> Dispatch | None:
+        """Stop counting a request, although the replica may still compute it."""
+        dispatch = self.running.pop(number, None)
+        if dispatch is None:
+            return self._leave(number)
+        self._running_kv -= dispatch.tokens
+        return dispatch
+
+    def _wait(self, number: int, dispatch: Dispatch) -> None:
+        if not self.waiting:
+            self._head_since = dispatch.sent
+        self.waiting[number] = dispatch
+        self._waiting_tokens += dispatch.uncached
+        self._waiting_kv += dispatch.tokens
 
     def _leave(self, number: int) -> Dispatch | None:
         dispatch = self.waiting.pop(number, None)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from llmservice_operator.routing.prefixes import BLOCK_BYTES, PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
-from llmservice_operator.routing.ratios import FadingRate, FadingRatio
+from llmservice_operator.routing.ratios import Evidence, FadingRate, FadingRatio
 from llmservice_operator.routing.replica import Dispatch, Replica, Wait
 from llmservice_operator.scaling.signals import Snapshot
 from llmservice_operator.scaling.step_model import StepModel
@@ -55,6 +55,14 @@ class Choice(NamedTuple):
         return self.wait is None or self.wait.start <= seconds
 
 
+class Learned(NamedTuple):
+    """What a router has learned about all replicas together."""
+
+    bytes_per_token: Evidence
+    work: Evidence
+    sent: Evidence
+
+
 @dataclass
 class Router:
     """Routes the requests of one service."""
@@ -92,7 +100,8 @@ class Router:
         replica.index.capacity = int(min(blocks, MOST_BLOCKS / len(self.replicas)))
         replica.adapters, replica.is_full = frozenset(adapters), False
         arrived = replica.hear(report)
-        if arrived.tokens > 0:
+        # Before a router has sent anything, the prompts in a report are those of other routers.
+        if arrived.tokens > 0 and arrived.sent_bytes > 0:
             self.bytes_per_token.add(arrived.sent_bytes, arrived.tokens)
 
     def drain(self, name: str) -> None:
@@ -154,6 +163,7 @@ class Router:
     def send(self, number: int, prompt: Prompt, choice: Choice) -> Pick:
         """Count a request at the replica that was chosen for it."""
         name, dispatch, wait, prompt_seconds = choice
+        self._latest = max(self._latest, dispatch.sent)
         replica = self.replicas[name]
         replica.send(number, dispatch)
         replica.index.add(prompt.chain)
@@ -211,3 +221,37 @@ class Router:
         """Note the end of a request, whatever the result."""
         if (name := self._where.pop(number, "")) in self.replicas:
             self.replicas[name].ended(number, self._latest)
+
+    def restore(self, number: int, name: str, dispatch: Dispatch) -> None:
+        """Count a request that another router has sent. Call `recount` after the last one."""
+        if name in self.replicas:
+            self._where[number] = name
+            self.replicas[name].restore(number, dispatch)
+
+    def forget(self, number: int) -> None:
+        """Stop counting a request whose end will not be noted. Call `recount` after the last one.
+
+        While the request runs, the reports of its replica count it.
+        """
+        if (name := self._where.pop(number, "")) in self.replicas:
+            self.replicas[name].forget(number)
+
+    def recount(self) -> None:
+        """Compare the counted requests with the last report of each replica."""
+        for replica in self.replicas.values():
+            replica.recount()
+
+    def learned(self, now: float) -> Learned:
+        return Learned(
+            self.bytes_per_token.evidence, self._work.evidence(now), self._sent.evidence(now)
+        )
+
+    def adopt(self, learned: Learned, now: float) -> None:
+        """Continue with the evidence of another router where it has more."""
+        before = self.bytes_per_token.value
+        self.bytes_per_token.adopt(learned.bytes_per_token)
+        for replica in self.replicas.values():
+            blocks = replica.index.capacity * self.bytes_per_token.value / before
+            replica.index.capacity = int(min(blocks, MOST_BLOCKS / len(self.replicas)))
+        self._work.adopt(learned.work, now)
+        self._sent.adopt(learned.sent, now)
