@@ -94,6 +94,9 @@ ATTEMPT_HEADER: Final = "x-llm-router-attempt"
 """Header with the number of a router's attempt at a request, from 1. A router sets it only if
 another replica gets the request after a refusal of attempt 1."""
 
+STORED_HEADER: Final = "x-llm-stored-response"
+"""Header with the id of a response that a replica has stored."""
+
 IDENTITY_PATH: Final = "/identity"
 """Path on the management port at which a replica answers Envoy's health check with its
 NAMESPACE/SERVICE."""

@@ -19,6 +19,12 @@ def test_a_whole_body_is_the_prompt_of_its_json() -> None:
     assert not read_body(_chat(10, stream="true")).is_stream
 
 
+def test_a_body_names_the_stored_response_that_it_continues() -> None:
+    assert read_body(_chat(1)).previous == ""
+    assert read_body(_chat(1, previous_response_id="resp_1")).previous == "resp_1"
+    assert read_body(_chat(1, previous_response_id=["resp_1"])).previous == ""
+
+
 def test_the_beginning_of_a_body_has_the_prefix_of_the_whole() -> None:
     content = _chat(20_000)
     whole, beginning = read_body(content), read_body(content[:100_000], len(content))

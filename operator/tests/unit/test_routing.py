@@ -67,6 +67,22 @@ def test_a_draining_replica_gets_no_further_request_even_with_the_prefix() -> No
     assert pick(made, prompt(0, 41)) != warm
 
 
+def test_the_owner_of_an_object_is_priced_as_any_choice_and_counted_like_one() -> None:
+    made = router("a", "b")
+    wanted = prompt(0, 40)
+    priced, late = (made.choose_owner("b", wanted, now) for now in (0.0, 60.0))
+    assert priced is not None
+    assert priced.wait is not None
+    assert late is not None
+    assert late.wait is None
+    assert [each.replica for each in (priced, late)] == ["b", "b"]
+    made.send(next(NUMBERS), wanted, priced)
+    assert made.replicas["b"].own_requests == 1
+    assert made.choose_owner("c", wanted, 0.0) is None
+    made.drain("b")
+    assert made.choose_owner("b", wanted, 0.0) is None
+
+
 def test_without_any_replica_there_is_no_choice() -> None:
     assert Router(MODEL).pick(1, prompt(0, 4), 0.0) is None
 

@@ -43,6 +43,7 @@ failures     classifies failures by reason
 errors       error responses in OpenAI's envelope
 streaming    server-sent events
 stream_chunks  the JSON of a stream's chunks, without vLLM's models
+stored_responses  the header with the id of a stored response
 stream_errors  the error event of each route's streams
 metrics      metric families of the server itself
 logs         structured logs without prompts and answers

@@ -45,6 +45,7 @@ from llmservice_server.queue_place import (
 )
 from llmservice_server.routers import current_router_headers
 from llmservice_server.routes import served_first
+from llmservice_server.stored_responses import note_stored_responses
 from llmservice_server.stream_chunks import write_chunks_directly
 from llmservice_server.stream_errors import begin_responses_with_the_engine, pass_errors_of_messages
 from llmservice_server.structures import Compiler, why_not_compiled, why_too_large
@@ -134,7 +135,9 @@ class Engine:
             app.include_router(create_generate_router(self))
             messages = app.state.anthropic_serving_messages
             pass_errors_of_messages(messages, self._vllm.EngineDeadError)
-            begin_responses_with_the_engine(app.state.openai_serving_responses)
+            responses = app.state.openai_serving_responses
+            begin_responses_with_the_engine(responses)
+            note_stored_responses(responses)
             write_chunks_directly(
                 app.state.openai_serving_completion, app.state.openai_serving_chat
             )

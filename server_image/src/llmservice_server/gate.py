@@ -42,6 +42,7 @@ from llmservice_server.routers import (
 )
 from llmservice_server.routes import Route, find_route, without_slashes
 from llmservice_server.settings import ServerSettings
+from llmservice_server.stored_responses import STORED_HEADER, stored_response
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class Gate:
             body_room=self._body_room,
             # The smoke test itself limits the time of the requests that it sends.
             timeout_seconds=0 if is_own else self._settings.request_timeout_seconds,
-            amend=partial(self._amend, request_id, route),
+            amend=partial(self._amend, scope, request_id, route),
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
@@ -286,10 +287,12 @@ class Gate:
             return ENGINE_FAILED
         return Cut("loading", f"the model is not ready yet (phase {phase}); try again later", 503)
 
-    def _amend(self, request_id: str, route: Route | None, start: Message) -> None:
+    def _amend(self, scope: Scope, request_id: str, route: Route | None, start: Message) -> None:
         """Add the request's id and the headers of the current phase to a response's start."""
         headers = MutableHeaders(scope=start)
         headers["x-request-id"] = request_id
+        if start["status"] == 200 and (stored := stored_response(scope)) is not None:
+            headers[STORED_HEADER] = stored
         if route is not None and route.is_of_anthropic:
             headers["request-id"] = request_id
         if self._lifecycle.phase is Phase.DRAINING:

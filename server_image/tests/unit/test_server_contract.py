@@ -21,7 +21,7 @@ from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.termination_message import TerminationMessage
 from llmservice_operator.desired.environment import REQUEST_TIMEOUT_SECONDS
 from llmservice_operator.engine_metrics import UsageReport
-from llmservice_server import errors, failures, routers
+from llmservice_server import errors, failures, routers, stored_responses
 from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
@@ -154,6 +154,7 @@ async def test_a_router_knows_the_headers_of_the_server() -> None:
     assert (names.RETRY_HEADER, names.OTHER_REPLICA) == (errors.RETRY_HEADER, errors.OTHER_REPLICA)
     assert names.HELD_HEADER.encode() == routers.HELD_HEADER
     assert names.ATTEMPT_HEADER.encode() == routers.ATTEMPT_HEADER
+    assert names.STORED_HEADER == stored_responses.STORED_HEADER
 
 
 @pytest.mark.parametrize(("phase", "status"), [(Phase.READY, 200), (Phase.DRAINING, 503)])

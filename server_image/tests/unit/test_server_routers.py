@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from llmservice_server.app import attach_engine_app
 from llmservice_server.engine_usage import EngineUsage, Objectives
@@ -20,6 +21,7 @@ from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
 from llmservice_server.routers import NO_ROUTER, Readers, RouterHeaders, current_router_headers
 from llmservice_server.settings import ServerSettings
+from llmservice_server.stored_responses import STORED_HEADER, note_stored_responses
 from llmservice_server.streaming import until_disconnect
 from server_support.in_process import Answer, Client, Stack, make_stack
 
@@ -269,3 +271,43 @@ async def test_a_stream_that_has_begun_is_cut_without_an_offer_to_try_again() ->
     assert answer.status == 200
     assert RETRY_HEADER not in answer.headers
     assert json.loads(answer.body.split(b"data: ")[-1])["error"]["code"] == 503
+
+
+@dataclass
+class Asked:
+    """A request to create a response, as vLLM parses it."""
+
+    store: bool
+    request_id: str = "resp_1"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "header"),
+    [
+        (Asked(store=True), 200, "resp_1"),
+        (Asked(store=True, request_id="chosen-by_2"), 200, "chosen-by_2"),
+        (Asked(store=False), 200, None),
+        (Asked(store=True), 400, None),
+        (Asked(store=True, request_id="a\r\nset-cookie: b"), 200, None),
+        (Asked(store=True, request_id="a" * 129), 200, None),
+        (Asked(store=True, request_id=""), 200, None),
+    ],
+)
+async def test_a_stored_response_is_named_in_a_header_if_its_id_has_the_usual_form(
+    asked: Asked, status: int, header: str | None
+) -> None:
+    class Responses:
+        async def create_responses(self, request: Asked, raw_request: Request) -> int:
+            return status
+
+    stack, inner, responses = make_stack(), FastAPI(), Responses()
+    note_stored_responses(responses)
+
+    @inner.post("/v1/responses")
+    async def create(raw_request: Request) -> Response:
+        return Response(status_code=await responses.create_responses(asked, raw_request))
+
+    attach_engine_app(stack.app, inner)
+    answer = await Client(stack.app).post("/v1/responses", {})
+    assert (answer.status, answer.headers.get(STORED_HEADER)) == (status, header)
+    assert "set-cookie" not in answer.headers

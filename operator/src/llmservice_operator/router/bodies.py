@@ -31,6 +31,8 @@ class Body(NamedTuple):
     is_stream: bool
     """Whether the client expects a stream of events."""
     digest: bytes
+    previous: str = ""
+    """Identifier of the stored response that the request continues; empty if there is none."""
 
 
 NO_BODY: Final = Body(Prompt((), 0), 0, False, b"")
@@ -55,7 +57,7 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
 
     The whole text of a body that is not JSON counts as the prompt.
     """
-    unseen = max(0, (announced or 0) - len(body))
+    unseen, previous = max(0, (announced or 0) - len(body)), ""
     digest = sha256(b"%d " % unseen)
     digest.update(body)
     parsed = _parse(body)
@@ -65,7 +67,10 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
     else:
         prompt = prompt_of(parsed, str(parsed.get("model", "")))
         is_stream = parsed.get("stream") is True
-    return Body(replace(prompt, size=prompt.size + unseen), len(body), is_stream, digest.digest())
+        if isinstance(continued := parsed.get("previous_response_id"), str):
+            previous = continued
+    whole = replace(prompt, size=prompt.size + unseen)
+    return Body(whole, len(body), is_stream, digest.digest(), previous)
 
 
 def _parse(body: bytes) -> Mapping[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.routing.handover import Ended, Message, OtherRouter, Started, sent
 from llmservice_operator.routing.holding import Holding, Request
+from llmservice_operator.routing.owners import Owners
 from llmservice_operator.routing.prefixes import PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.replica import Replica
@@ -44,6 +45,8 @@ class Chooser:
     this one."""
     is_informed: bool = False
     """Whether the supervisor has told the picker which replicas exist."""
+    owners: Owners = field(default_factory=Owners)
+    """The replicas of stored responses."""
     _address_of: dict[str, str] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
     _waiting: dict[int, asyncio.Future[Chosen]] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class Chooser:
         """Replace the known replicas by those in a line from the supervisor."""
         for name in self._address_of.keys() - {each.name for each in replicas}:
             self.router.remove(name)
+            self.owners.forget(name)
         self._address_of = {each.name: each.address for each in replicas}
         for each in replicas:
             # A replica without a report is chosen by the number of its requests.
@@ -82,6 +86,27 @@ class Chooser:
         number = next(self._numbers)
         pick = self.router.pick(number, prompt, self.clock())
         return None if pick is None else self._chosen(number, prompt, pick)
+
+    def choose_owner(self, identifier: str, prompt: Prompt) -> Chosen | None:
+        """Choose the replica that has stored a response; None if no usable replica is known.
+
+        The request gets no second replica, because no other one has the response.
+        """
+        name = self.owners.find(identifier)
+        if name is None:
+            return None
+        choice = self.router.choose_owner(name, prompt, self.clock())
+        if choice is None:
+            return None
+        number = next(self._numbers)
+        self.router.send(number, prompt, choice)
+        return Chosen(number, name, (self._address_of[name],))
+
+    def note_owner(self, identifier: str, address: str) -> None:
+        """Note that the replica at an address has stored a response."""
+        for name, each in self._address_of.items():
+            if each == address:
+                self.owners.note(identifier, name)
 
     async def choose(
         self,

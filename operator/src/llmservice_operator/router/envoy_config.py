@@ -14,6 +14,7 @@ from llmservice_operator.names import (
     MANAGEMENT_PORT,
     OTHER_REPLICA,
     RETRY_HEADER,
+    STORED_HEADER,
 )
 from llmservice_operator.settings import RouterSettings
 
@@ -55,6 +56,10 @@ about 1 ms of CPU time."""
 SEEN_BODY_BYTES: Final = 1024**2
 """Bytes of a body that Envoy buffers. The picker sees no more, a longer body cannot be sent to a
 second replica, and an upload without a valid key is stopped at this size."""
+
+STORED_PATH: Final = "/v1/responses/"
+"""Beginning of the paths that name a stored response. The path decides which replica is chosen, so
+the picker gets it even if the body is small."""
 
 HEAP_BYTES: Final = 256 * 1024**2
 MAX_CONNECTIONS: Final = 4000
@@ -391,7 +396,8 @@ def _routes(settings: RouterSettings, cluster: str, *, retry_on: str) -> Config:
         "route": route,
         "typed_per_filter_config": {_PICKER_FILTER: _picker_options(request_header_mode="SEND")},
     }
-    return {"virtual_hosts": [{**everything, "routes": [small, other]}]}
+    stored = {**other, "match": {"prefix": STORED_PATH}}
+    return {"virtual_hosts": [{**everything, "routes": [stored, small, other]}]}
 
 
 def _picker_options(*, request_header_mode: str) -> Config:
@@ -509,7 +515,7 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
         service["initial_metadata"] = [{"key": FORWARDED_METADATA, "value": "1"}]
     needed = (
         *(":method", ":path", ":status", "authorization", "x-api-key", HELD_HEADER),
-        *("content-length", "origin", "access-control-request-method"),
+        *("content-length", "origin", "access-control-request-method", STORED_HEADER),
     )
     return _typed(
         _PICKER_FILTER,

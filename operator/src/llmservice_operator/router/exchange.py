@@ -4,16 +4,21 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
-from llmservice_operator.names import HELD_HEADER
+from llmservice_operator.names import HELD_HEADER, STORED_HEADER
 from llmservice_operator.router.admission import Admission, Refusal, is_open
 from llmservice_operator.router.bodies import NO_BODY, Body, BodyReader
 from llmservice_operator.router.chooser import Chooser, Chosen
 from llmservice_operator.router.deadly import DeadlyRequests
-from llmservice_operator.router.envoy_config import SEEN_BODY_BYTES, SMALL_BODY_BYTES
+from llmservice_operator.router.envoy_config import (
+    SEEN_BODY_BYTES,
+    SMALL_BODY_BYTES,
+    STORED_PATH,
+)
 from llmservice_operator.router.grants import WAIT_SECONDS, Grants
 from llmservice_operator.router.messages import (
     CONTINUE_HEADERS,
@@ -160,7 +165,9 @@ class Exchange:
 
     async def _choose(self, body: Body, *, has_body: bool) -> bytes | Refusal:
         chooser, begun = self.parts.chooser, self.parts.chooser.clock()
-        if not has_body:
+        if identifier := _stored_response(self._headers) or body.previous:
+            self._chosen = chooser.choose_owner(identifier, body.prompt)
+        if self._chosen is None and not has_body:
             # Without a body there is no prompt, so the request waits only while no replica exists.
             self._chosen = chooser.choose_now(body.prompt)
             if self._chosen is None and is_open(self._headers):
@@ -210,8 +217,12 @@ class Exchange:
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
         self._give_back()
         attributes = message.attributes[_FILTER].fields
+        address = attributes["upstream.address"].string_value
         if self._chosen is not None:
-            self.parts.chooser.started(self._chosen, attributes["upstream.address"].string_value)
+            self.parts.chooser.started(self._chosen, address)
+        for header in message.response_headers.headers.headers:
+            if header.key == STORED_HEADER:
+                self.parts.chooser.note_owner(header.raw_value.decode("latin-1"), address)
         flags = int(attributes["response.flags"].number_value)
         if flags & _ENDED_WITH_REQUEST and self._digest:
             tries = max(int(attributes["upstream.request_attempt_count"].number_value), 1)
@@ -237,6 +248,14 @@ class Exchange:
         if self._granted:
             self.parts.grants.give_back(self._granted)
             self._granted = 0
+
+
+def _stored_response(headers: Mapping[str, bytes]) -> str:
+    """Return the identifier of the stored response that a path names; empty if it names none."""
+    path = headers.get(":path", b"").partition(b"?")[0]
+    if not path.startswith(STORED_PATH.encode()):
+        return ""
+    return unquote(path[len(STORED_PATH) :].partition(b"/")[0].decode("latin-1"))
 
 
 def _headers_of_attributes(message: pb.ProcessingRequest) -> Mapping[str, bytes]:

@@ -152,6 +152,20 @@ class Router:
         ]
         return min(costs, key=lambda each: each[:3])[3] if costs else None
 
+    def choose_owner(self, name: str, prompt: Prompt, now: float) -> Choice | None:
+        """Return the replica that keeps an object, for a request that needs this object.
+
+        The request is not counted. A replica that is full is returned too, because no other replica
+        has the object. None if the replica drains or is not known.
+        """
+        self._latest = max(self._latest, now)
+        replica = self.replicas.get(name)
+        if replica is None or replica.is_draining:
+            return None
+        if not replica.is_fresh(now):
+            return self._least_requests(prompt, {name: replica}, now)
+        return self._choice(name, replica, prompt, now)
+
     def has_free(self, now: float, most_wait: float) -> bool:
         """Whether a replica would begin with a prompt within `most_wait` seconds."""
         replicas = [each for each in self.replicas.values() if each.is_open]

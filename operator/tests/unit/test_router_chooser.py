@@ -1,0 +1,60 @@
+"""Tests how the picker finds the replica that has stored a response."""
+
+from llmservice_operator.router.chooser import Chooser
+from llmservice_operator.router.replica_view import ReplicaView
+from llmservice_operator.routing.holding import Holding
+from llmservice_operator.routing.prompts import Prompt
+from llmservice_operator.routing.router import Router
+from operator_support.replica_reports import MODEL
+
+PROMPT = Prompt((), 100)
+
+
+def view(name: str, *, is_draining: bool = False) -> ReplicaView:
+    return ReplicaView(name, f"10.0.0.{name[-1]}:8000", is_draining, None, 100_000)
+
+
+def chooser(*names: str) -> Chooser:
+    made = Chooser(Holding(Router(MODEL)), clock=lambda: 1000.0)
+    made.update([view(name) for name in names])
+    return made
+
+
+def test_the_owner_is_the_only_replica_for_a_request_about_its_response() -> None:
+    made = chooser("r1", "r2", "r3")
+    made.note_owner("resp_1", "10.0.0.3:8000")
+    chosen = [made.choose_owner("resp_1", PROMPT) for _ in range(3)]
+    for each in chosen:
+        assert each is not None
+        assert (each.replica, list(each.addresses)) == ("r3", ["10.0.0.3:8000"])
+    assert made.router.replicas["r3"].own_requests == 3
+    assert chosen[0] is not None
+    made.ended(chosen[0])
+    assert made.router.replicas["r3"].own_requests == 2
+
+
+def test_the_owner_gets_the_request_even_if_it_refused_another_one() -> None:
+    made = chooser("r1", "r2")
+    made.note_owner("resp_1", "10.0.0.1:8000")
+    made.router.refused("r1")
+    assert made.choose_owner("resp_1", PROMPT) is not None
+
+
+def test_without_a_usable_owner_there_is_no_choice() -> None:
+    made = chooser("r1", "r2")
+    assert made.choose_owner("resp_1", PROMPT) is None
+    # The forwarder or another pod has answered.
+    made.note_owner("resp_1", "127.0.0.1:9003")
+    assert made.choose_owner("resp_1", PROMPT) is None
+    made.note_owner("resp_1", "10.0.0.1:8000")
+    made.update([view("r1", is_draining=True), view("r2")])
+    assert made.choose_owner("resp_1", PROMPT) is None
+
+
+def test_a_replica_that_has_ended_owns_nothing() -> None:
+    made = chooser("r1", "r2")
+    made.note_owner("resp_1", "10.0.0.1:8000")
+    made.update([view("r2")])
+    made.update([view("r1"), view("r2")])
+    assert made.choose_owner("resp_1", PROMPT) is None
+    assert len(made.owners) == 0
