@@ -85,6 +85,30 @@ async def test_a_replica_is_told_with_its_report(tmp_path: Path) -> None:
     assert one.cache_tokens == one.report.kv_capacity_tokens > 0
 
 
+async def test_the_adapters_that_a_replica_has_loaded_are_known(tmp_path: Path) -> None:
+    (address,) = addresses(1)
+    adapters = {"sql": "loaded", "new": "loading", "broken": "failed", "tone": "loaded"}
+    async with following(tmp_path, ServedReplica(address, "chat-1", adapters=adapters)) as bench:
+        (view,) = bench.replicas.views()
+        assert view.adapters == ("sql", "tone")
+
+
+async def test_only_a_replica_that_is_lost_without_a_drain_counts_as_ejected(
+    tmp_path: Path,
+) -> None:
+    first, second = addresses(2)
+    silent, draining = ServedReplica(first, "chat-1"), ServedReplica(second, "chat-2")
+    async with following(tmp_path, silent, draining) as bench:
+        draining.is_draining = True
+        await eventually_in_loop(lambda: bench.replicas.views()[-1].is_draining)
+        await draining.stop()
+        await bench.sees("chat-1")
+        assert bench.replicas.ejections == 0
+        silent.reports_status = 503
+        bench.clock.now += CONFIRMED_SECONDS + 0.1
+        await eventually_in_loop(lambda: bench.replicas.ejections == 1)
+
+
 @pytest.mark.parametrize(
     "change",
     [

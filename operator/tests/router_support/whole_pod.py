@@ -62,6 +62,8 @@ class ServedReplica:
     active: int = 0
     questions: int = 0
     """Number of times that the replica was asked for its report."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """State of each LoRA adapter."""
     is_older: bool = False
     """Whether the replica runs a release that does not report its identity."""
     is_silent: bool = False
@@ -107,6 +109,10 @@ class ServedReplica:
             identity = {"namespace": self.namespace, "service": self.service}
             report["replica"] = identity | {"pod": self.pod, "uid": f"uid-of-{self.pod}"}
             report["draining"] = self.is_draining
+            report["adapters"] = [
+                {"name": name, "source": f"hf://example/{name}", "state": state}
+                for name, state in self.adapters.items()
+            ]
         return web.json_response(report)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

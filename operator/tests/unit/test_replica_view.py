@@ -23,7 +23,7 @@ REPORT = Snapshot(
     max_step_tokens=512,
     engines=2,
 )
-READY = ReplicaView("chat-1", "10.0.0.1:8000", False, REPORT, 100.0)
+READY = ReplicaView("chat-1", "10.0.0.1:8000", False, REPORT, 100.0, ("sql", "tone"))
 LINE = encode(View((READY,), ("10.0.0.8:9002",)))
 SILENT = ReplicaView("chat-2", "[fd00::2]:8000", True, None, 0.0)
 
@@ -44,6 +44,19 @@ def test_a_thousand_replicas_fit_in_a_line() -> None:
         for i in range(1000)
     )
     assert len(encode(View(tuple(replicas)))) < LONGEST_LINE
+
+
+def test_a_line_that_would_be_too_long_leaves_the_adapters_out() -> None:
+    names = tuple(f"adapter-{number:04}" * 20 for number in range(400))
+    replicas = tuple(
+        ReplicaView(f"chat-{number}", f"10.0.0.{number}:8000", False, REPORT, 1e6, names)
+        for number in range(100)
+    )
+    others = ("10.0.1.1:9002",)
+    line = encode(View(replicas, others))
+    assert len(line) < LONGEST_LINE
+    assert decode(line) == View(tuple(replace(each, adapters=()) for each in replicas), others)
+    assert decode(encode(View(replicas[:10]))) == View(replicas[:10])
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
-"""Tests how the picker finds the replica that has stored a response."""
+"""Tests how the picker finds the replica that has stored a response or loaded an adapter."""
+
+from dataclasses import replace
+from typing import Literal
+
+import pytest
 
 from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Router
-from operator_support.replica_reports import MODEL
+from operator_support.replica_reports import MODEL, REPORT
 
 PROMPT = Prompt((), 100)
 
@@ -58,3 +63,42 @@ def test_a_replica_that_has_ended_owns_nothing() -> None:
     made.update([view("r1"), view("r2")])
     assert made.choose_owner("resp_1", PROMPT) is None
     assert len(made.owners) == 0
+
+
+@pytest.mark.parametrize("policy", ["LeastWork", "LeastRequest"])
+def test_replicas_that_have_loaded_the_adapter_come_first_and_second(
+    policy: Literal["LeastWork", "LeastRequest"],
+) -> None:
+    report = replace(REPORT, at=1000.0)
+    made = Chooser(Holding(Router(MODEL)), policy, clock=lambda: 1000.0)
+    made.update(
+        [
+            replace(view(name), report=report, adapters=adapters)
+            for name, adapters in (("r1", ()), ("r2", ("sql", "tone")), ("r3", ("sql",)))
+        ]
+    )
+    for _ in range(4):
+        chosen = made.choose_now(replace(PROMPT, adapter="sql"))
+        assert chosen is not None
+        assert sorted(chosen.addresses) == ["10.0.0.2:8000", "10.0.0.3:8000"]
+    plain = made.choose_now(PROMPT)
+    assert plain is not None
+    assert plain.replica == "r1"
+    # An adapter that no replica has loaded decides nothing.
+    assert made.choose_now(replace(PROMPT, adapter="new")) is not None
+
+
+@pytest.mark.parametrize("age", [0.0, 3600.0])
+async def test_a_pick_tells_its_reason(age: float) -> None:
+    made = Chooser(Holding(Router(MODEL)), clock=lambda: 1000.0)
+    reported = replace(view("r1"), report=replace(REPORT, at=1000.0 - age))
+
+    async def find() -> None:
+        made.update([reported])
+
+    held = await made.choose(PROMPT, 0, "", 5.0, on_wait=find)
+    at_once = await made.choose(PROMPT, 0, "", 5.0, on_wait=find)
+    assert held is not None
+    assert at_once is not None
+    assert held.reason == "held"
+    assert at_once.reason == ("least_requests" if age else "least_work")

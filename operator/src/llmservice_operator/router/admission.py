@@ -29,12 +29,15 @@ class Refusal:
 
     status: int
     message: str
+    outcome: str
+    """Word for the cause in the metrics."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 NO_KEY: Final = Refusal(
     401,
     "send a valid API key in the header Authorization: Bearer KEY",
+    "no_key",
     {"www-authenticate": "Bearer"},
 )
 

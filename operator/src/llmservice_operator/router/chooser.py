@@ -28,9 +28,16 @@ class Chosen:
 
     number: int
     """Number of the request, which identifies the request when it ends."""
-    replica: str
+    pick: Pick
     addresses: Sequence[str]
     """Address and port of the chosen replica, and of another one if there is one."""
+    reason: str
+    """Reason of the pick: least_work or least_requests; held for the first replica that became free
+    for a waiting request; or stored_response."""
+
+    @property
+    def replica(self) -> str:
+        return self.pick.replica
 
 
 @dataclass
@@ -76,8 +83,10 @@ class Chooser:
         # A line repeats a report until the replica sends the next one.
         is_new = report is not None and (replica.report is None or replica.report.at != report.at)
         if report is not None and is_new and self.policy == "LeastWork":
-            self.router.hear(view.name, report, view.cache_tokens)
-        elif not replica.is_fresh(self.clock()):
+            self.router.hear(view.name, report, view.cache_tokens, view.adapters)
+            return
+        replica.adapters = frozenset(view.adapters)
+        if not replica.is_fresh(self.clock()):
             # Without recent reports, nothing else would end this state.
             replica.is_full = False
 
@@ -99,8 +108,9 @@ class Chooser:
         if choice is None:
             return None
         number = next(self._numbers)
-        self.router.send(number, prompt, choice)
-        return Chosen(number, name, (self._address_of[name],))
+        pick = self.router.send(number, prompt, choice)
+        self.tell(sent(self.router, number, prompt, pick))
+        return Chosen(number, pick, (self._address_of[name],), "stored_response")
 
     def note_owner(self, identifier: str, address: str) -> None:
         """Note that the replica at an address has stored a response."""
@@ -170,15 +180,17 @@ class Chooser:
 
     def _release(self) -> None:
         for request, pick in self.holding.release(self.clock()):
-            chosen = self._chosen(request.number, request.prompt, pick)
+            chosen = self._chosen(request.number, request.prompt, pick, reason="held")
             self._waiting[request.number].set_result(chosen)
 
-    def _chosen(self, number: int, prompt: Prompt, pick: Pick) -> Chosen:
+    def _chosen(self, number: int, prompt: Prompt, pick: Pick, reason: str | None = None) -> Chosen:
         self.tell(sent(self.router, number, prompt, pick))
         others = sorted(
-            (replica.requests, name)
+            (prompt.adapter not in replica.adapters, replica.requests, name)
             for name, replica in self.router.replicas.items()
             if name != pick.replica and replica.is_open
         )
-        names = [pick.replica, *(name for _, name in others[: MOST_ADDRESSES - 1])]
-        return Chosen(number, pick.replica, [self._address_of[name] for name in names])
+        names = [pick.replica, *(name for *_, name in others[: MOST_ADDRESSES - 1])]
+        foreseen = "least_requests" if pick.seconds is None else "least_work"
+        addresses = [self._address_of[name] for name in names]
+        return Chosen(number, pick, addresses, reason or foreseen)

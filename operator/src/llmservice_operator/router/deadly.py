@@ -34,6 +34,10 @@ class DeadlyRequests:
         deaths, until = self._current(digest, now)
         return until - now if deaths >= MAX_DEATHS else 0.0
 
+    def refused(self, now: float) -> int:
+        """Return the number of requests that are refused."""
+        return sum(deaths >= MAX_DEATHS and now < until for deaths, until in self._deaths.values())
+
     def _current(self, digest: bytes, now: float) -> tuple[int, float]:
         deaths, until = self._deaths.get(digest, (0, 0.0))
         return (deaths, until) if now < until else (0, 0.0)

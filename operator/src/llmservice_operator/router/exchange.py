@@ -28,6 +28,7 @@ from llmservice_operator.router.messages import (
     refuse,
     wait,
 )
+from llmservice_operator.router.picker_metrics import PickerMetrics
 from llmservice_operator.routing.holding import TooManyHeld
 
 logger = logging.getLogger(__name__)
@@ -40,18 +41,23 @@ _ENDED_WITH_REQUEST: Final = 0x40
 """Bit in Envoy's flags of a response: the replica closed the connection before it answered."""
 
 _TOO_MANY_BODIES: Final = Refusal(
-    503, "too many request bodies arrive at the same time; send the request again later"
+    503,
+    "too many request bodies arrive at the same time; send the request again later",
+    "too_many_bodies",
 )
 _TOO_MANY_HELD: Final = Refusal(
-    503, "no replica is available, and too many requests wait already; send it again later"
+    503,
+    "no replica is available, and too many requests wait already; send it again later",
+    "too_many_held",
 )
 _NO_REPLICA: Final = Refusal(
-    503, "no replica became available in time; send the request again later"
+    503, "no replica became available in time; send the request again later", "no_replica"
 )
 _DEADLY: Final = Refusal(
     502,
     "this request ended two replicas, so it is refused for 10 minutes; change it before you send "
     "it again",
+    "refused_digest",
 )
 
 
@@ -82,6 +88,7 @@ class Parts:
     deadly: DeadlyRequests
     bodies: BodyReader
     limits: Limits
+    metrics: PickerMetrics
     forwarder: str | None
     """Address and port of the forwarder, which holds streams; None if there is none."""
 
@@ -97,6 +104,9 @@ class Exchange:
     _headers: Mapping[str, bytes] = field(default_factory=dict)
     _granted: int = 0
     _chosen: Chosen | None = None
+    _outcome: str = "client_left"
+    """Outcome for the metrics. A client may leave before there is another one."""
+    _is_stream: bool = False
     _key: str = ""
     _digest: bytes = b""
 
@@ -119,11 +129,14 @@ class Exchange:
                 else:
                     answer = CONTINUE_TRAILERS
                 if isinstance(answer, Refusal):
+                    self._outcome = answer.outcome
                     await self.stream.write(refuse(answer))
                     return
                 await self.stream.write(answer)
         finally:
             self._give_back()
+            if not self.is_forwarded:  # the forwarder's clients have been counted already
+                self.parts.metrics.note_outcome(self._outcome)
             if self._chosen is not None:
                 self.parts.chooser.ended(self._chosen)
 
@@ -148,7 +161,7 @@ class Exchange:
         if ":method" not in self._headers and (refusal := self._refusal()):
             return refusal
         body = await self.parts.bodies.read(content, self._announced())
-        self._digest = body.digest
+        self._digest, self._is_stream = body.digest, body.is_stream
         if body.size >= SEEN_BODY_BYTES:
             # Envoy has passed the body on, and keeps no copy for a retry.
             self._give_back()
@@ -177,12 +190,18 @@ class Exchange:
                 self._chosen = await self._choose_or_wait(body)
             except TooManyHeld:
                 return _TOO_MANY_HELD
+        held = self._held_before() + chooser.clock() - begun
         forwarder = None if self.is_forwarded else self.parts.forwarder
         if self._chosen is None:
             if forwarder is None or not body.is_stream:
+                self.parts.metrics.note_held(held)
                 return _NO_REPLICA
-            addresses = [forwarder]
+            addresses, self._outcome = [forwarder], "forwarded"
         else:
+            self._outcome = "sent"
+            self.parts.metrics.note_pick(self._chosen.pick, self._chosen.reason)
+            if self.is_forwarded or self._chosen.reason == "held":
+                self.parts.metrics.note_held(held)
             addresses = list(self._chosen.addresses)
             if len(addresses) == 1 and forwarder is not None:
                 addresses.append(forwarder)
@@ -190,7 +209,7 @@ class Exchange:
             addresses,
             has_body=has_body,
             has_second_attempt=self._has_second_attempt(body),
-            held_seconds=self._held_before() + chooser.clock() - begun,
+            held_seconds=held,
         )
 
     def _has_second_attempt(self, body: Body) -> bool:
@@ -219,7 +238,7 @@ class Exchange:
         attributes = message.attributes[_FILTER].fields
         address = attributes["upstream.address"].string_value
         if self._chosen is not None:
-            self.parts.chooser.started(self._chosen, address)
+            self._note_first_token(self._chosen, address)
         for header in message.response_headers.headers.headers:
             if header.key == STORED_HEADER:
                 self.parts.chooser.note_owner(header.raw_value.decode("latin-1"), address)
@@ -227,11 +246,21 @@ class Exchange:
         if flags & _ENDED_WITH_REQUEST and self._digest:
             tries = max(int(attributes["upstream.request_attempt_count"].number_value), 1)
             if self.parts.deadly.add(self._digest, tries, self.parts.chooser.clock()):
+                self.parts.metrics.note_refused_digest()
                 logger.warning(
                     "two replicas ended with the request %s: it is refused for 10 minutes",
                     self._digest.hex(),
                 )
         return CONTINUE_RESPONSE
+
+    def _note_first_token(self, chosen: Chosen, address: str) -> None:
+        chooser, metrics = self.parts.chooser, self.parts.metrics
+        chooser.started(chosen, address)
+        if address in chosen.addresses[1:]:
+            metrics.note_retry()
+        elif address == chosen.addresses[0] and self._is_stream:
+            # Other answers begin only when they are complete.
+            metrics.note_first_token(chosen.pick, chooser.clock())
 
     def _held_before(self) -> float:
         """Return the total seconds for which the forwarder and an earlier picker held the request.

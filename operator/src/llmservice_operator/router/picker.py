@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from typing import Any, Final
 
 import grpc
@@ -21,6 +22,7 @@ from llmservice_operator.router.exchange import Exchange, Limits, Parts
 from llmservice_operator.router.followers import Followers
 from llmservice_operator.router.following import Following
 from llmservice_operator.router.grants import Grants
+from llmservice_operator.router.picker_metrics import PickerMetrics, serve_metrics
 from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.router import Router
 from llmservice_operator.scaling.step_model import StepModel
@@ -70,15 +72,23 @@ class Picker:
         self._following = Following(chooser, identity)
         self._followers = Followers(router, identity, lambda: self._is_ready)
         chooser.tell = self._followers.tell
+        deadly, metrics = DeadlyRequests(), PickerMetrics()
+        metrics.watch("held_requests", "Requests that the picker holds", lambda: len(holding))
+        metrics.watch(
+            "refused_digests",
+            "Requests that are refused at present because they ended two replicas",
+            lambda: deadly.refused(time.monotonic()),
+        )
         self._parts = Parts(
             chooser=chooser,
             admission=Admission(
                 None if (keys := settings.api_keys_directory) is None else ApiKeys(keys)
             ),
             grants=Grants(),
-            deadly=DeadlyRequests(),
+            deadly=deadly,
             bodies=BodyReader(),
             limits=Limits(settings.hold_timeout_seconds, settings.heartbeat_seconds),
+            metrics=metrics,
             forwarder=f"127.0.0.1:{settings.forwarder_port}",
         )
 
@@ -96,6 +106,7 @@ class Picker:
                 f"port {port} cannot be served; set {ROUTER_PREFIX}PICKER_PORT to a free one"
             ) from error
         await server.start()
+        metrics = await serve_metrics(self._parts.metrics, self._settings.run_directory)
         loop, listening = asyncio.get_running_loop(), asyncio.ensure_future(self._listen())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, listening.cancel)
@@ -104,6 +115,7 @@ class Picker:
         except asyncio.CancelledError:
             return 0
         finally:
+            metrics.close()
             await self._following.close()
             await server.stop(grace=None)
         return 0

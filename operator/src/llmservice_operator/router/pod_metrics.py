@@ -1,4 +1,4 @@
-"""The metrics of a router pod: those of the supervisor, of Envoy and of the forwarder."""
+"""The metrics of a router pod: those of the supervisor, Envoy, the picker and the forwarder."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from llmservice_operator.router.envoy_admin import EnvoyAdmin, EnvoyAway
 from llmservice_operator.router.forwarder import METRICS_SOCKET
+from llmservice_operator.router.picker_metrics import read_metrics
 from llmservice_operator.router.processes import ChildProcess
 from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replicas import Replicas
@@ -23,7 +24,8 @@ FORWARDER_SECONDS: Final = 1.0
 
 ENVOY_METRICS: Final = (
     r"^(http\.clients\.downstream_(rq|cx)_(active|total|[2-5]xx)$"
-    r"|cluster\.[a-z_]+\.(membership_(healthy|total)|upstream_rq_(total|active|retry|5xx))$"
+    r"|cluster\.[a-z_]+\.(membership_(healthy|total)|upstream_rq_(total|active|retry|5xx)"
+    r"|health_check\.failure|outlier_detection\.ejections_enforced_total)$"
     r"|http\.[a-z]+\.ext_proc\."
     r"|server\.memory_)"
 )
@@ -42,7 +44,7 @@ class PodMetrics:
         processes: Sequence[ChildProcess],
     ) -> None:
         self._admin = admin
-        self._forwarder_socket = str(settings.run_directory / METRICS_SOCKET)
+        self._folder = settings.run_directory
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._registry.register(_PodCollector(replicas, updates, processes))
@@ -52,6 +54,7 @@ class PodMetrics:
             (
                 generate_latest(self._registry),
                 await self._of_envoy(),
+                await read_metrics(self._folder),
                 await self._of_forwarder(),
             )
         )
@@ -64,7 +67,7 @@ class PodMetrics:
 
     async def _of_forwarder(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=FORWARDER_SECONDS)
-        connector = aiohttp.UnixConnector(self._forwarder_socket)
+        connector = aiohttp.UnixConnector(str(self._folder / METRICS_SOCKET))
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
@@ -107,6 +110,11 @@ class _PodCollector(Collector):
         lists.add_metric(("accepted",), self._updates.accepted)
         lists.add_metric(("refused",), self._updates.refused)
         yield lists
+        yield CounterMetricFamily(
+            "llmservice_router_ejections",
+            "Replicas that lost their requests because they did not confirm their identity",
+            value=self._replicas.ejections,
+        )
         restarts = CounterMetricFamily(
             "llmservice_router_process_restarts",
             "Starts of a process of the pod after the first one",

@@ -4,7 +4,7 @@ The supervisor writes one line of JSON to the picker's standard input every seco
 change of the replicas. Each line is complete and replaces the previous line.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from pydantic import (
@@ -19,7 +19,8 @@ from pydantic import (
 from llmservice_operator.scaling.signals import Snapshot
 
 LONGEST_LINE: Final = 4 * 1024**2
-"""Longest line in bytes. A replica takes about 2 KiB, so this is enough for 1,000 replicas."""
+"""Longest line in bytes. A replica takes about 2 KiB, so this is enough for 1,000 replicas. The
+adapters are left out of a line that would be longer."""
 
 ADDRESS_FORM: Final = r"^([0-9.]+|\[[0-9a-f:.]+\]):[0-9]{1,5}$"
 """An IP address and a port. An IPv6 address is in brackets."""
@@ -49,6 +50,8 @@ class ReplicaView:
     processes of a machine share."""
     cache_tokens: Annotated[float, Field(ge=0)]
     """Number of prompt tokens for which the replica's prefix cache has room."""
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters that the replica has loaded."""
 
 
 @with_config(ConfigDict(allow_inf_nan=False))
@@ -66,7 +69,11 @@ _VIEW = TypeAdapter(View)
 
 def encode(view: View) -> bytes:
     """Return the line with this content, including its line break."""
-    return _VIEW.dump_json(view) + b"\n"
+    line = _VIEW.dump_json(view)
+    if len(line) >= LONGEST_LINE:
+        without = tuple(replace(each, adapters=()) for each in view.replicas)
+        line = _VIEW.dump_json(replace(view, replicas=without))
+    return line + b"\n"
 
 
 def decode(line: bytes) -> View:

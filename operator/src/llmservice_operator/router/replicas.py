@@ -42,6 +42,9 @@ MOST_ADDRESSES: Final = 1000
 READY: Final = "ready"
 """Phase of a model server that accepts requests."""
 
+ADAPTER_LOADED: Final = "loaded"
+"""State of an adapter with which a model server answers requests."""
+
 
 async def resolve(host: str) -> list[str]:
     """Return the addresses of a DNS name. Raises OSError without an answer."""
@@ -92,6 +95,8 @@ class Replicas:
         """Set when a replica was confirmed or lost, or began to drain. The reader clears it."""
         self.asked = asyncio.Event()
         """Set once the addresses of the first lookup have been asked."""
+        self.ejections = 0
+        """Number of times that an address was lost without a drain."""
         self._is_told = asyncio.Event()
         """Set when a metrics server has sent a list."""
 
@@ -202,7 +207,9 @@ class Replicas:
         try:
             report = await self._metrics.report(address)
         except Silent:
-            return
+            if candidate.confirmed_at > self._clock() - CONFIRMED_SECONDS:
+                return
+            view = None
         except NoReport:
             view, candidate.is_nameless = None, False
         else:
@@ -216,6 +223,8 @@ class Replicas:
 
     def _note(self, address: str, candidate: _Candidate, view: ReplicaView | None) -> None:
         before, candidate.view = candidate.view, view
+        if before is not None and view is None and not before.is_draining:
+            self.ejections += 1
         if view is not None:
             candidate.named_at = candidate.confirmed_at = self._clock()
         if _role(before) != _role(view):
@@ -237,6 +246,9 @@ class Replicas:
             is_draining=report.draining,
             report=report.snapshot(self._clock()),
             cache_tokens=report.kv_capacity_tokens,
+            adapters=tuple(
+                each.name for each in report.adapters or () if each.state == ADAPTER_LOADED
+            ),
         )
 
 

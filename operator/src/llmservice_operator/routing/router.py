@@ -39,6 +39,7 @@ class Pick:
     replica: str
     seconds: float | None
     """Expected seconds until the first token. None if no replica has reported recently."""
+    dispatch: Dispatch
 
 
 class Choice(NamedTuple):
@@ -185,7 +186,7 @@ class Router:
         self._sent.add(1.0, dispatch.sent)
         work = prompt_seconds + replica.seconds_of_answer(dispatch.tokens)
         self._work.add(work, dispatch.sent)
-        return Pick(name, None if wait is None else wait.first_token)
+        return Pick(name, None if wait is None else wait.first_token, dispatch)
 
     def _prompt_weight(self, choices: Sequence[Choice], now: float) -> float:
         """Return the number of later requests that each second of work delays.
