@@ -62,6 +62,10 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+# A router refuses a request that has ended two replicas.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
 {{- end -}}
 
 {{- define "llmservice-operator.metricsServerClusterRules" -}}

@@ -98,6 +98,9 @@ METRICS_SERVER: Final = (
     Right(LLMSERVICES, _READ),
     Right(LLMSERVICES, ("patch",), "status", why="What was learned about a service."),
     Right(PODS, _READ),
+    Right(
+        EVENTS, ("create", "patch"), why="A router refuses a request that has ended two replicas."
+    ),
 )
 """Rights of the metrics server in the same namespaces.
 

@@ -1,4 +1,4 @@
-"""Tests that a metrics server reports the replicas of a service to its router pods."""
+"""Tests that a metrics server informs the router pods of a service, and reads their reports."""
 
 import random
 import threading
@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from llmservice_operator import names
-from llmservice_operator.api.replica_list import ReplicaList
-from llmservice_operator.kinds import PODS
+from llmservice_operator.api.router_messages import RefusedRequest, ReplicaList, RouterReport
+from llmservice_operator.kinds import EVENTS, LLMSERVICES, PODS
+from llmservice_operator.metrics_server import router_updates
 from operator_support.metrics import MetricsServerProcess, make_pod, set_pod
-from operator_support.processes import Api
+from operator_support.processes import Api, make_service
 from shared_support.waiting import eventually
 
 pytestmark = pytest.mark.local
@@ -27,6 +28,7 @@ class RouterPod:
 
     address: str
     lists: list[ReplicaList] = field(default_factory=list)
+    report: RouterReport = field(default_factory=RouterReport)
 
     @contextmanager
     def listening(self) -> Iterator["RouterPod"]:
@@ -39,8 +41,11 @@ class RouterPod:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self.path == names.ROUTER_REPLICAS_PATH:
                     router.lists.append(ReplicaList.model_validate_json(body))
-                self.send_response(204)
+                answer = router.report.model_dump_json(by_alias=True).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(answer)))
                 self.end_headers()
+                self.wfile.write(answer)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -95,6 +100,34 @@ def test_a_router_pod_is_told_when_a_replica_appears_becomes_ready_and_is_delete
         eventually(lambda: router.last == {"chat-1": (False, True)})
         api.patch(PODS, namespace, "chat-1", {"metadata": {"finalizers": None}})
         eventually(lambda: router.last == {})
-        assert str(router.lists[1].replicas[0].address) == replica
-        assert stranger.last == {}
-        assert len(stranger.lists) == 1
+        assert replica in {str(it.address) for each in router.lists for it in each.replicas}
+        assert {len(each.replicas) for each in stranger.lists} == {0}
+
+
+def test_a_request_that_a_router_refuses_is_told_by_one_event_of_its_service(
+    api: Api, namespace: str, tmp_path: Path
+) -> None:
+    addresses = [f"127.8.{random.randrange(1, 255)}.{last}" for last in (1, 2)]
+    refused = RefusedRequest(digest="ab" * 32, seconds_left=600)
+    first, second = (
+        RouterPod(each, report=RouterReport(refused_requests=(refused,))) for each in addresses
+    )
+    api.create(LLMSERVICES, make_service("chat", namespace))
+    process = MetricsServerProcess(tmp_path / "log", namespace, WATCH_NAMESPACES=namespace)
+    with first.listening(), second.listening(), process:
+        process.until_ready()
+        eventually(lambda: process.metric("leader_election_master_status") == 1.0)
+        for number, address in enumerate(addresses):
+            make_router_pod(api, namespace, "chat", f"chat-router-{number}", address)
+        (event,) = eventually(lambda: events_of(api, namespace))
+        assert (event["type"], event["reason"]) == ("Warning", "RequestRefused")
+        assert event["involvedObject"]["name"] == "chat"
+        assert "abababababababab" in event["message"]
+        # Both routers report it again.
+        patience = 4 * router_updates.REPORT_SECONDS
+        eventually(lambda: min(len(first.lists), len(second.lists)) > 1, within=patience)
+        assert [each["count"] for each in events_of(api, namespace)] == [1]
+
+
+def events_of(api: Api, namespace: str) -> list[dict[str, Any]]:
+    return api.list_all(EVENTS, namespace)

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmservice_operator.router.picker_metrics import read_metrics
+from llmservice_operator.router.picker_status import read_status
 from router_support.pod import Pod, replicas_of, settings_of, snapshot
 from router_support.replicas import FakeReplica, answer_not_me, die, running
 from router_support.whole_pod import CHAT, PLAIN, ServedReplica, addresses, router_pod, until
@@ -29,7 +29,7 @@ class Bench:
     before: dict[str, float]
 
     async def read(self) -> dict[str, float]:
-        text = (await read_metrics(self.pod.folder)).decode()
+        text = (await read_status(self.pod.folder)).metrics
         return {
             " ".join([sample.name, *sample.labels.values()]): sample.value
             for family in text_string_to_metric_families(text)
@@ -131,6 +131,9 @@ async def test_retries_and_refused_requests_are_counted(bench: Bench) -> None:
     await bench.show("refused_digests", 1)
     assert await bench.post(body) == 502
     await bench.show("requests_total refused_digest", 1)
+    (refused,) = (await read_status(bench.pod.folder)).report.refused_requests
+    assert 590 < refused.seconds_left <= 600
+    assert refused.digest in bench.pod.log
 
 
 async def test_a_held_request_is_shown_while_it_waits_and_its_time_afterwards(

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from llmservice_operator.api.replica_list import MOST_REPLICAS, ReplicaList
+from llmservice_operator.api.router_messages import MOST_REPLICAS, ReplicaList, RouterReport
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.metrics_server.router_updates import RouterClient
 from llmservice_operator.names import ROUTER_REPLICAS_PATH
@@ -108,7 +108,7 @@ async def test_a_list_of_a_metrics_server_adds_its_addresses(tmp_path: Path) -> 
     async with taking(tmp_path, OWN_ADDRESS) as bench:
         await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
         listed = list_of(entry("10.0.0.1", "chat-1"), entry("fd00::1", "chat-2", isReady=False))
-        assert await bench.put(listed) == 204
+        assert await bench.put(listed) == 200
         assert bench.replicas.candidates == 2
         assert (bench.updates.accepted, bench.updates.refused) == (1, 0)
 
@@ -133,7 +133,7 @@ async def test_a_metrics_server_is_known_for_a_minute_after_dns_named_it(tmp_pat
         await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
         bench.names.fails = True
         bench.clock.now += KNOWN_SECONDS - 1
-        assert await bench.put(list_of()) == 204
+        assert await bench.put(list_of()) == 200
         bench.clock.now += 2
         assert await bench.put(list_of()) == 403
 
@@ -184,7 +184,27 @@ async def sending(pod: RouterPod) -> AsyncIterator[RouterClient]:
 async def told(pod: RouterPod, client: RouterClient, *replicas: dict[str, Any]) -> None:
     """Send a list until the pod knows the address of the tests."""
     listed = ReplicaList.model_validate_json(list_of(*replicas))
-    await until(lambda: client.send(OWN_ADDRESS, listed))
+
+    async def is_accepted() -> bool:
+        return await client.send(OWN_ADDRESS, listed) is not None
+
+    await until(is_accepted)
+
+
+async def test_the_answer_to_a_list_names_the_requests_that_the_picker_refuses(
+    tmp_path: Path,
+) -> None:
+    body = ReplicaList.model_validate_json(list_of())
+    replicas = [ServedReplica(each, f"chat-{each}", dies=True) for each in addresses(2)]
+    async with router_pod(tmp_path, *replicas) as pod, sending(pod) as client:
+        await told(pod, client)
+        assert await client.send(OWN_ADDRESS, body) == RouterReport()
+        async with pod.client.post(CHAT, json=PLAIN) as answer:
+            assert answer.status == 502
+        report = await client.send(OWN_ADDRESS, body)
+    assert report is not None
+    (refused,) = report.refused_requests
+    assert refused.seconds_left > 500
 
 
 async def test_a_pod_learns_of_new_and_ending_replicas_before_dns_and_the_replicas_say_so(

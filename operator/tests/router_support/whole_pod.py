@@ -62,6 +62,8 @@ class ServedReplica:
     active: int = 0
     questions: int = 0
     """Number of times that the replica was asked for its report."""
+    dies: bool = False
+    """Whether the replica closes the connection of each request."""
     adapters: dict[str, str] = field(default_factory=dict)
     """State of each LoRA adapter."""
     is_older: bool = False
@@ -126,6 +128,8 @@ class ServedReplica:
     async def _generate(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         self.bodies.append(body)
+        if self.dies and request.transport is not None:
+            request.transport.abort()
         if self.first_token is not None:
             await self.first_token.wait()
         if self.status != 200:

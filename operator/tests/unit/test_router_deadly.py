@@ -24,3 +24,12 @@ def test_the_oldest_deadly_request_is_forgotten() -> None:
     assert len(deadly) == 2
     assert deadly.seconds_refused(b"a", now=0) == 0
     assert deadly.seconds_refused(b"c", now=0)
+
+
+def test_the_refused_requests_are_known_with_the_time_that_is_left() -> None:
+    deadly = DeadlyRequests()
+    deadly.add(b"a", 2, now=0)
+    deadly.add(b"once", 1, now=100)
+    deadly.add(b"b", 2, now=100)
+    assert deadly.refused(now=150) == [(b"a", 450), (b"b", 550)]
+    assert deadly.refused(now=REFUSED_SECONDS) == [(b"b", 100)]

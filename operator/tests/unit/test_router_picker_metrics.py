@@ -1,10 +1,15 @@
 """Tests the metrics of the picker, and how the supervisor reads them."""
 
+import asyncio
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmservice_operator.router.picker_metrics import PickerMetrics, read_metrics, serve_metrics
+from llmservice_operator.api.router_messages import RefusedRequest, RouterReport
+from llmservice_operator.router import picker_status
+from llmservice_operator.router.picker_metrics import PickerMetrics
+from llmservice_operator.router.picker_status import PickerStatus, read_status, serve_status
 from llmservice_operator.routing.replica import Dispatch
 from llmservice_operator.routing.router import Pick
 
@@ -51,17 +56,46 @@ def test_the_saved_share_of_the_prompts_is_that_which_the_router_relies_on() -> 
     assert found["llmservice_router_picks_total least_requests"] == 1
 
 
-async def test_the_supervisor_reads_the_metrics_of_a_running_picker(tmp_path: Path) -> None:
-    metrics = PickerMetrics()
-    metrics.note_outcome("sent")
-    metrics.watch("held_requests", "Held requests", lambda: 7)
-    assert await read_metrics(tmp_path) == b""
-    server = await serve_metrics(metrics, tmp_path)
+def test_a_gauge_is_read_at_each_scrape() -> None:
+    metrics, held = PickerMetrics(), [7]
+    metrics.watch("held_requests", "Held requests", lambda: held[0])
+    assert values(metrics)["llmservice_router_held_requests"] == 7
+    held[0] = 8
+    assert values(metrics)["llmservice_router_held_requests"] == 8
+
+
+async def test_the_supervisor_reads_the_status_of_a_running_picker(tmp_path: Path) -> None:
+    refused = RefusedRequest(digest="a" * 64, seconds_left=5.0)
+    status = PickerStatus(
+        metrics="x" * 200_000, report=RouterReport(refused_requests=(refused,) * 100)
+    )
+    assert await read_status(tmp_path) == PickerStatus()
+    server = await serve_status(lambda: status, tmp_path)
     try:
-        assert await read_metrics(tmp_path) == metrics.render()
-        assert values(metrics)["llmservice_router_held_requests"] == 7
+        assert await read_status(tmp_path) == status
     finally:
         server.close()
-    # A picker that was killed leaves its socket behind, and the next picker replaces it.
-    (tmp_path / "picker.sock").touch()
-    assert await read_metrics(tmp_path) == b""
+    # A picker that was killed leaves its socket behind.
+    assert await read_status(tmp_path) == PickerStatus()
+
+
+async def test_a_picker_that_hangs_has_no_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picker_status, "READ_SECONDS", 0.05)
+
+    has_left = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"{")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        has_left.set()
+
+    server = await asyncio.start_unix_server(hang, tmp_path / picker_status.STATUS_SOCKET)
+    try:
+        assert await read_status(tmp_path) == PickerStatus()
+        await has_left.wait()
+    finally:
+        server.close()

@@ -1,4 +1,4 @@
-"""Tests how a metrics server keeps the router pods informed about the replicas."""
+"""Tests how a metrics server informs the router pods of the replicas, and reads their reports."""
 
 import asyncio
 from collections import defaultdict
@@ -12,7 +12,12 @@ from aiohttp import web
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.replica_list import ListedReplica, ReplicaList
+from llmservice_operator.api.router_messages import (
+    ListedReplica,
+    RefusedRequest,
+    ReplicaList,
+    RouterReport,
+)
 from llmservice_operator.cluster import Key
 from llmservice_operator.metrics_server import router_updates as module
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
@@ -21,6 +26,7 @@ from shared_support.waiting import eventually_in_loop
 
 QWEN, LLAMA = ("team", "qwen"), ("team", "llama")
 PAUSES = (0.01, 0.01, 0.01)
+REPORT = RouterReport(refused_requests=(RefusedRequest(digest="a" * 64, seconds_left=5.0),))
 
 
 def pod(name: str, address: str, labels: dict[str, str], **metadata: Any) -> Manifest:
@@ -48,6 +54,7 @@ class World:
     pods: dict[str, Manifest] = field(default_factory=dict)
     accepted: defaultdict[str, list[ReplicaList]] = field(default_factory=lambda: defaultdict(list))
     attempts: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    reports: list[tuple[Key, RouterReport]] = field(default_factory=list)
     refusing: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
 
@@ -62,14 +69,17 @@ class World:
             if each["metadata"]["labels"].get(names.SERVICE_LABEL) == key[1]:
                 yield each
 
-    async def send(self, address: str, listed: ReplicaList) -> bool:
+    async def send(self, address: str, listed: ReplicaList) -> RouterReport | None:
         self.attempts[address] += 1
         if address in self.silent:
             await asyncio.Event().wait()
         if address in self.refusing:
-            return False
+            return None
         self.accepted[address].append(listed)
-        return True
+        return REPORT
+
+    async def read(self, key: Key, report: RouterReport) -> None:
+        self.reports.append((key, report))
 
     def last(self, address: str) -> list[str]:
         """Return the names of the replicas in the last list of a router."""
@@ -78,7 +88,9 @@ class World:
 
 @asynccontextmanager
 async def informing(world: World) -> AsyncIterator[RouterUpdates]:
-    updates = RouterUpdates(world.pods_of, lambda: world.pods.values(), world.send, PAUSES)
+    updates = RouterUpdates(
+        world.pods_of, lambda: world.pods.values(), world.send, world.read, PAUSES
+    )
     running = asyncio.create_task(updates.run())
     try:
         yield updates
@@ -158,19 +170,26 @@ async def test_a_list_is_sent_again_until_the_router_accepts_it(world: World) ->
     assert world.attempts["10.0.1.1"] == 3
 
 
-async def test_the_attempts_end_and_begin_again_with_the_next_change(
+async def test_a_router_that_refuses_all_attempts_is_named_once_and_tried_further(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.refusing.add("10.0.1.1")
-    async with informing(world) as updates:
-        await eventually_in_loop(lambda: "10.0.1.1 of team/qwen takes no list" in caplog.text)
-        assert world.attempts["10.0.1.1"] == len(PAUSES) + 1
-        updates.note(LLAMA)
+    async with informing(world):
+        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] > 3 * len(PAUSES))
         world.refusing.clear()
-        world.add_replica("qwen-2", "10.0.0.3")
-        updates.note(QWEN)
-        await eventually_in_loop(lambda: world.last("10.0.1.1") == ["qwen-1", "qwen-2"])
-    assert world.attempts["10.0.1.1"] == len(PAUSES) + 2
+        await eventually_in_loop(lambda: world.last("10.0.1.1") == ["qwen-1"])
+    assert caplog.text.count("10.0.1.1 of team/qwen takes no list") == 1
+
+
+async def test_a_list_is_repeated_for_the_reports_of_the_routers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REPORT_SECONDS", 0.02)
+    async with informing(world):
+        await eventually_in_loop(lambda: len(world.accepted["10.0.1.3"]) > 2)
+    assert (LLAMA, REPORT) in world.reports
+    assert (QWEN, REPORT) in world.reports
+    assert len(set(map(str, world.accepted["10.0.1.3"]))) == 1
 
 
 async def test_a_router_that_does_not_answer_delays_no_other_and_has_one_request(
@@ -242,7 +261,9 @@ LISTED = ReplicaList(
 
 
 @asynccontextmanager
-async def a_router(status: int | None) -> AsyncIterator[tuple[RouterClient, list[bytes]]]:
+async def a_router(
+    status: int | None, answer_body: str = ""
+) -> AsyncIterator[tuple[RouterClient, list[bytes]]]:
     """Serve at a port of the loopback address; the status None means that no answer comes."""
     bodies: list[bytes] = []
 
@@ -251,7 +272,8 @@ async def a_router(status: int | None) -> AsyncIterator[tuple[RouterClient, list
         bodies.append(await request.read())
         if status is None:
             await asyncio.Event().wait()
-        return web.Response(status=status or 500, headers={"location": "http://127.0.0.1:1/"})
+        headers = {"location": "http://127.0.0.1:1/"}
+        return web.Response(status=status or 500, text=answer_body, headers=headers)
 
     runner = web.ServerRunner(web.Server(answer, handler_cancellation=True), shutdown_timeout=0)
     await runner.setup()
@@ -272,21 +294,34 @@ def time_limit(seconds: float) -> Iterator[None]:
     assert asyncio.get_running_loop().time() - began < seconds
 
 
-async def test_the_client_sends_the_list_as_json() -> None:
-    async with a_router(204) as (client, bodies):
-        assert await client.send("127.0.0.1", LISTED)
+async def test_the_client_sends_the_list_as_json_and_reads_the_report() -> None:
+    body = REPORT.model_dump_json(by_alias=True)
+    async with a_router(200, body) as (client, bodies):
+        assert await client.send("127.0.0.1", LISTED) == REPORT
+        # An address in the status of a pod is never looked up in DNS.
+        assert await client.send("localhost", LISTED) is None
+    assert len(bodies) == 1
     assert ReplicaList.model_validate_json(bodies[0]) == LISTED
 
 
-@pytest.mark.parametrize("status", [200, 302, 403, 404, 500])
-async def test_any_other_answer_is_a_refusal(status: int) -> None:
-    async with a_router(status) as (client, bodies):
-        assert not await client.send("127.0.0.1", LISTED)
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        *((status, "{}") for status in (204, 302, 403, 404, 500)),
+        (200, ""),
+        (200, '{"refusedRequests": [{"digest": "x", "secondsLeft": 1}]}'),
+        (200, " " * module.LONGEST_REPORT + "{}"),
+    ],
+)
+async def test_any_other_answer_is_a_refusal(status: int, body: str) -> None:
+    async with a_router(status, body) as (client, bodies):
+        assert await client.send("127.0.0.1", LISTED) is None
     assert len(bodies) == 1
 
 
 async def test_a_router_that_does_not_answer_or_listen_costs_a_bounded_time() -> None:
     async with a_router(None) as (client, _):
         with time_limit(module.TIMEOUT_SECONDS + 2):
-            assert not await client.send("127.0.0.1", LISTED)
-            assert not await client.send("127.0.0.2", LISTED)
+            assert await client.send("127.0.0.1", LISTED) is None
+            assert await client.send("127.0.0.2", LISTED) is None
+            assert await client.send("::1", LISTED) is None

@@ -11,7 +11,8 @@ secure_server      TLS for the API server
 certificates       certificates and authorities that are never stored
 registration       the APIService that routes requests to this server
 gauges             the reports for Prometheus
-router_updates     the replicas of a service, for its router pods
+router_updates     the replicas of a service, for its router pods; the reports of these pods
+refused_requests   Events about the requests in these reports
 """
 
 from llmservice_operator.metrics_server.process import MetricsServer

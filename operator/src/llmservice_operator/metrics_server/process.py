@@ -11,7 +11,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster import Cache, Cluster, Key, Lease, Reflector, ServedKinds
+from llmservice_operator.cluster import (
+    Cache,
+    Cluster,
+    EventRecorder,
+    Key,
+    Lease,
+    Reflector,
+    ServedKinds,
+)
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.kinds import LLMSERVICES, PODS
 from llmservice_operator.leader import Leader
@@ -19,6 +27,7 @@ from llmservice_operator.metrics_server.calibration_store import CalibrationStor
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.gauges import ReportCollector
+from llmservice_operator.metrics_server.refused_requests import RefusedRequests
 from llmservice_operator.metrics_server.registration import (
     NAMESPACES_ONLY,
     Endpoint,
@@ -72,8 +81,13 @@ class MetricsServer:
         cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")
         engines, leader, routers = EngineMetrics(), LeaderClient(), RouterClient()
         cache = Cache()
+        events = EventRecorder(cluster, self._address, lambda: datetime.now(UTC))
+        refused = RefusedRequests(cache.service, events.record, self._is_leader)
         updates = RouterUpdates(
-            lambda key: cache.owned(key, PODS), lambda: cache.of_kind(PODS), routers.send
+            lambda key: cache.owned(key, PODS),
+            lambda: cache.of_kind(PODS),
+            routers.send,
+            refused.note,
         )
         reflector = self._reflector(cluster, cache, updates.note, metrics, health)
         secure, registration = self._external(cluster)

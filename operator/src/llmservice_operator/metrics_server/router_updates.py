@@ -1,8 +1,8 @@
-"""Sends each router pod the replicas of its service, again after every change.
+"""Sends each router pod the replicas of its service after every change, and reads its report.
 
 Each router pod has at most one request in progress, so a slow router delays neither the other
 routers nor the rounds. A router that does not accept a list gets it again, after longer and longer
-pauses. After the last pause, it gets a list only when the list or its own pod changes.
+pauses. A router that has accepted a list gets it again too, because each answer contains a report.
 """
 
 import asyncio
@@ -10,7 +10,9 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Final
 
 import aiohttp
@@ -18,7 +20,12 @@ from pydantic import ValidationError
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.replica_list import MOST_REPLICAS, ListedReplica, ReplicaList
+from llmservice_operator.api.router_messages import (
+    MOST_REPLICAS,
+    ListedReplica,
+    ReplicaList,
+    RouterReport,
+)
 from llmservice_operator.cluster import Key
 from llmservice_operator.workload import Replica, replicas_of
 
@@ -29,14 +36,22 @@ SEARCH_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.02
 """Time in seconds for which changes are gathered, so that a rollout does not cause a list for each
 event."""
-PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
-"""Pauses in seconds between two attempts to send a list. Together they are longer than the time for
-which DNS hides a new metrics server from the routers."""
-TIMEOUT_SECONDS: Final = 2.0
+PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+"""Pauses in seconds between two attempts to send a list. The last one is repeated, until a router
+accepts the list."""
+REPORT_SECONDS: Final = 15.0
+"""Time in seconds between two reports of a router."""
+TIMEOUT_SECONDS: Final = 3.0
 CONNECTIONS: Final = 100
+LONGEST_REPORT: Final = 64 * 1024
+"""Longest report that is read, in bytes. A pod may run any program."""
 
-Send = Callable[[str, ReplicaList], Awaitable[bool]]
-"""Sends a list to a router pod at an address. Returns whether the router has accepted the list."""
+Send = Callable[[str, ReplicaList], Awaitable[RouterReport | None]]
+"""Sends a list to a router pod at an address. Returns the report of the router, or None if it has
+not accepted the list."""
+
+OnReport = Callable[[Key, RouterReport], Awaitable[None]]
+"""Called with the service and the report of one of its router pods."""
 
 
 @dataclass
@@ -45,13 +60,9 @@ class _Router:
 
     address: str
     wanted: ReplicaList
-    accepted: ReplicaList | None = None
-    """The last list that the router has accepted."""
-    sending: asyncio.Task[None] | None = None
-
-    @property
-    def is_informed(self) -> bool:
-        return self.accepted == self.wanted
+    is_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the list differs from the one that was sent last."""
+    informing: asyncio.Task[None] | None = None
 
 
 class RouterUpdates:
@@ -62,12 +73,14 @@ class RouterUpdates:
         pods_of: Callable[[Key], Iterable[Manifest]],
         pods: Callable[[], Iterable[Manifest]],
         send: Send,
+        on_report: OnReport,
         pauses: tuple[float, ...] = PAUSES,
     ) -> None:
         """`pods_of` returns the pods of the replicas of a service, and `pods` returns all pods."""
         self._pods_of = pods_of
         self._pods = pods
         self._send = send
+        self._on_report = on_report
         self._pauses = pauses
         self._routers: defaultdict[Key, dict[tuple[str, int], _Router]] = defaultdict(dict)
         """Router pods of each service, by the pod's UID and the restarts of its container."""
@@ -86,18 +99,18 @@ class RouterUpdates:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 if clock.time() >= search_at:
-                    self._search()
+                    self._search(tasks)
                     search_at = clock.time() + SEARCH_SECONDS
                 changed, self._changed = self._changed, set()
                 self._is_changed.clear()
                 for key in changed & self._routers.keys():
-                    self._inform(key, tasks)
+                    self._inform(key)
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(search_at):
                         await self._is_changed.wait()
                 await asyncio.sleep(GATHER_SECONDS)
 
-    def _search(self) -> None:
+    def _search(self, tasks: asyncio.TaskGroup) -> None:
         """Find the router pods that exist now."""
         found: defaultdict[Key, dict[tuple[str, int], str]] = defaultdict(dict)
         for pod in self._pods():
@@ -110,20 +123,20 @@ class RouterUpdates:
         for key in self._routers.keys() | found.keys():
             known, now = self._routers[key], found[key]
             for gone in known.keys() - now.keys():
-                if (sending := known.pop(gone).sending) is not None:
-                    sending.cancel()
+                if (informing := known.pop(gone).informing) is not None:
+                    informing.cancel()
             for new in now.keys() - known.keys():
-                known[new] = _Router(now[new], self._list(key))
-                self._changed.add(key)
+                router = known[new] = _Router(now[new], self._list(key))
+                router.informing = tasks.create_task(self._keep_informed(key, router))
             if not known:
                 del self._routers[key]
 
-    def _inform(self, key: Key, tasks: asyncio.TaskGroup) -> None:
+    def _inform(self, key: Key) -> None:
         wanted = self._list(key)
         for router in self._routers[key].values():
-            router.wanted = wanted
-            if not router.is_informed and (router.sending is None or router.sending.done()):
-                router.sending = tasks.create_task(self._deliver(router))
+            if router.wanted != wanted:
+                router.wanted = wanted
+                router.is_changed.set()
 
     def _list(self, key: Key) -> ReplicaList:
         namespace, service = key
@@ -131,25 +144,28 @@ class RouterUpdates:
         listed = tuple(found for each in replicas if (found := _listed(each)) is not None)
         return ReplicaList(namespace=namespace, service=service, replicas=listed[:MOST_REPLICAS])
 
-    async def _deliver(self, router: _Router) -> None:
+    async def _keep_informed(self, key: Key, router: _Router) -> None:
         failures = 0
-        while not router.is_informed:
-            wanted = router.wanted
-            if await self._send(router.address, wanted):
-                router.accepted, failures = wanted, 0
-                continue
+        while True:
+            router.is_changed.clear()
+            report = await self._send(router.address, router.wanted)
+            if report is not None:
+                failures, pause = 0, REPORT_SECONDS
+                await self._on_report(key, report)
+            else:
+                pause = self._pauses[min(failures, len(self._pauses) - 1)]
+                failures += 1
             if failures == len(self._pauses):
                 logger.warning(
                     "the router pod at %s of %s/%s takes no list of replicas; its own search is "
                     "slower. Look at its log, and for a NetworkPolicy that blocks port %d",
                     router.address,
-                    wanted.namespace,
-                    wanted.service,
+                    *key,
                     names.MANAGEMENT_PORT,
                 )
-                return
-            await asyncio.sleep(self._pauses[failures])
-            failures = failures + 1 if router.wanted == wanted else 0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await router.is_changed.wait()
 
 
 def _listed(replica: Replica) -> ListedReplica | None:
@@ -181,20 +197,31 @@ class RouterClient:
     async def close(self) -> None:
         await self._session.close()
 
-    async def send(self, address: str, listed: ReplicaList) -> bool:
-        """Send a list to the router pod at an address. Return whether it has accepted the list."""
-        host = f"[{address}]" if ":" in address else address
+    async def send(self, address: str, listed: ReplicaList) -> RouterReport | None:
+        """Send a list to the router pod at an address. Return the router's report, or None if the
+        router has not accepted the list.
+        """
         try:
+            host = f"[{address}]" if ip_address(address).version == 6 else address
             async with self._session.put(
                 f"http://{host}:{self._port}{names.ROUTER_REPLICAS_PATH}",
                 data=listed.model_dump_json(by_alias=True),
                 headers={"content-type": "application/json"},
                 allow_redirects=False,
             ) as answer:
-                accepted = answer.status == 204
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                if answer.status != HTTPStatus.OK:
+                    logger.debug("the router pod at %s refuses a list: %d", address, answer.status)
+                    return None
+                body = b""
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > LONGEST_REPORT:
+                        raise aiohttp.ClientPayloadError("the report is too long")
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             logger.debug("the router pod at %s does not answer: %s", address, error)
-            return False
-        if not accepted:
-            logger.debug("the router pod at %s refuses a list: %d", address, answer.status)
-        return accepted
+            return None
+        try:
+            return RouterReport.model_validate_json(body)
+        except ValidationError:
+            logger.debug("the router pod at %s sends no valid report", address)
+            return None

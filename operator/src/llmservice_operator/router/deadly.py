@@ -34,9 +34,15 @@ class DeadlyRequests:
         deaths, until = self._current(digest, now)
         return until - now if deaths >= MAX_DEATHS else 0.0
 
-    def refused(self, now: float) -> int:
-        """Return the number of requests that are refused."""
-        return sum(deaths >= MAX_DEATHS and now < until for deaths, until in self._deaths.values())
+    def refused(self, now: float) -> list[tuple[bytes, float]]:
+        """Return the digests of the refused requests, and for how many more seconds each one is
+        refused. The most recent one is last.
+        """
+        return [
+            (digest, until - now)
+            for digest, (deaths, until) in self._deaths.items()
+            if deaths >= MAX_DEATHS and now < until
+        ]
 
     def _current(self, digest: bytes, now: float) -> tuple[int, float]:
         deaths, until = self._deaths.get(digest, (0, 0.0))

@@ -11,6 +11,7 @@ import grpc
 import uvloop
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
+from llmservice_operator.api.router_messages import MOST_REFUSED, RefusedRequest, RouterReport
 from llmservice_operator.errors import InvalidSettings
 from llmservice_operator.router import replica_view
 from llmservice_operator.router.admission import Admission, ApiKeys
@@ -22,7 +23,8 @@ from llmservice_operator.router.exchange import Exchange, Limits, Parts
 from llmservice_operator.router.followers import Followers
 from llmservice_operator.router.following import Following
 from llmservice_operator.router.grants import Grants
-from llmservice_operator.router.picker_metrics import PickerMetrics, serve_metrics
+from llmservice_operator.router.picker_metrics import PickerMetrics
+from llmservice_operator.router.picker_status import PickerStatus, serve_status
 from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.router import Router
 from llmservice_operator.scaling.step_model import StepModel
@@ -77,7 +79,7 @@ class Picker:
         metrics.watch(
             "refused_digests",
             "Requests that are refused at present because they ended two replicas",
-            lambda: deadly.refused(time.monotonic()),
+            lambda: len(deadly.refused(time.monotonic())),
         )
         self._parts = Parts(
             chooser=chooser,
@@ -106,7 +108,7 @@ class Picker:
                 f"port {port} cannot be served; set {ROUTER_PREFIX}PICKER_PORT to a free one"
             ) from error
         await server.start()
-        metrics = await serve_metrics(self._parts.metrics, self._settings.run_directory)
+        status = await serve_status(self._status, self._settings.run_directory)
         loop, listening = asyncio.get_running_loop(), asyncio.ensure_future(self._listen())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, listening.cancel)
@@ -115,10 +117,23 @@ class Picker:
         except asyncio.CancelledError:
             return 0
         finally:
-            metrics.close()
+            status.close()
             await self._following.close()
             await server.stop(grace=None)
         return 0
+
+    def _status(self) -> PickerStatus:
+        parts = self._parts
+        refused = parts.deadly.refused(parts.chooser.clock())[-MOST_REFUSED:]
+        return PickerStatus(
+            metrics=parts.metrics.render().decode(),
+            report=RouterReport(
+                refused_requests=tuple(
+                    RefusedRequest(digest=digest.hex(), seconds_left=left)
+                    for digest, left in refused
+                )
+            ),
+        )
 
     @property
     def _is_ready(self) -> bool:

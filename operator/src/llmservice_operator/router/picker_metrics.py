@@ -1,19 +1,11 @@
 """The metrics of the picker. The supervisor adds them to those of the pod."""
 
-import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from llmservice_operator.routing.router import Pick
-
-METRICS_SOCKET: Final = "picker.sock"
-"""Socket in the run directory. A client that connects gets the metrics as text."""
-
-READ_SECONDS: Final = 1.0
-"""Longest wait, in seconds, for the metrics of the picker."""
 
 SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -91,26 +83,3 @@ class PickerMetrics:
     def render(self) -> bytes:
         """Return the text for Prometheus."""
         return generate_latest(self._registry)
-
-
-async def serve_metrics(metrics: PickerMetrics, folder: Path) -> asyncio.Server:
-    """Serve the metrics at the socket in the run directory until the result is closed."""
-
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(metrics.render())
-        writer.close()
-
-    return await asyncio.start_unix_server(answer, folder / METRICS_SOCKET)
-
-
-async def read_metrics(folder: Path) -> bytes:
-    """Return the metrics of the picker; nothing while it does not answer."""
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(folder / METRICS_SOCKET)
-            try:
-                return await reader.read()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return b""

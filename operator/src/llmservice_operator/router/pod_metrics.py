@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from llmservice_operator.router.envoy_admin import EnvoyAdmin, EnvoyAway
 from llmservice_operator.router.forwarder import METRICS_SOCKET
-from llmservice_operator.router.picker_metrics import read_metrics
+from llmservice_operator.router.picker_status import read_status
 from llmservice_operator.router.processes import ChildProcess
 from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replicas import Replicas
@@ -54,7 +54,7 @@ class PodMetrics:
             (
                 generate_latest(self._registry),
                 await self._of_envoy(),
-                await read_metrics(self._folder),
+                (await read_status(self._folder)).metrics.encode(),
                 await self._of_forwarder(),
             )
         )

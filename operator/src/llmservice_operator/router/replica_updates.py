@@ -1,4 +1,4 @@
-"""Takes the lists of replicas that the metrics servers send, and no list of another sender."""
+"""Takes the lists of replicas that the metrics servers send, and answers with the pod's report."""
 
 import asyncio
 import logging
@@ -9,8 +9,9 @@ from typing import Final
 from aiohttp import web
 from pydantic import ValidationError
 
-from llmservice_operator.api.replica_list import ReplicaList
+from llmservice_operator.api.router_messages import ReplicaList
 from llmservice_operator.names import ROUTER_REPLICAS_PATH
+from llmservice_operator.router.picker_status import read_status
 from llmservice_operator.router.replicas import KNOWN_SECONDS, LOOKUP_SECONDS, Replicas, Resolve
 from llmservice_operator.settings import RouterSettings
 
@@ -88,7 +89,8 @@ class ReplicaUpdates:
             return self._refuse(403, "the list is about another service")
         self._replicas.tell(listed.replicas)
         self.accepted += 1
-        return web.Response(status=204)
+        report = (await read_status(self._settings.run_directory)).report
+        return web.json_response(text=report.model_dump_json(by_alias=True))
 
     def _refuse(self, status: int, message: str) -> web.Response:
         self.refused += 1

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from llmservice_operator.api.replica_list import ListedReplica
+from llmservice_operator.api.router_messages import ListedReplica
 from llmservice_operator.engine_metrics import EngineMetrics, NoReport, Silent, UsageReport
 from llmservice_operator.names import API_PORT
 from llmservice_operator.router.replica_view import ReplicaView

@@ -1,7 +1,7 @@
-"""The replicas of one LLMService, as a metrics server reports them to the router pods.
+"""The messages between the metrics servers and the router pods.
 
-A metrics server sends the list by `PUT :9090/replicas`. Router pods and metrics servers may have
-different versions, so unknown fields are ignored.
+A metrics server sends the list of a service's replicas by `PUT :9090/replicas`, and the router pod
+answers with its report. Both may have different versions, so unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -41,3 +41,23 @@ class ReplicaList(Fields):
     service: Name
     """Name of the LLMService."""
     replicas: Annotated[tuple[ListedReplica, ...], Field(max_length=MOST_REPLICAS)]
+
+
+MOST_REFUSED: Final = 100
+"""Largest number of refused requests in a report."""
+
+
+class RefusedRequest(Fields):
+    """A request that two replicas ended with, so that a router refuses it."""
+
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of the request's body and length."""
+    seconds_left: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Time in seconds for which the router still refuses the request."""
+
+
+class RouterReport(Fields):
+    """The report of a router pod."""
+
+    refused_requests: Annotated[tuple[RefusedRequest, ...], Field(max_length=MOST_REFUSED)] = ()
+    """The requests that were refused most recently."""
