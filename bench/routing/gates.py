@@ -16,7 +16,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval."""
+    """A figure with its 90 % interval."""
 
     value: float
     low: float
@@ -43,7 +43,7 @@ def interval_of(runs: Sequence[Array], figure: Callable[..., float]) -> Interval
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, len(blocks), (RESAMPLES, len(blocks)))
     percent = 100 * met[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None]
-    low, high = np.quantile([figure(*row) for row in percent], (0.025, 0.975))
+    low, high = np.quantile([figure(*row) for row in percent], (0.05, 0.95))
     return Interval(figure(*(100 * rows.mean(axis=1))), float(low), float(high))
 
 

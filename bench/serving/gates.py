@@ -50,7 +50,7 @@ class Gate:
         sign = ">=" if self.at_least else "<="
         beside = f"  stock/stock {control}" if control else ""
         shown = "missing" if ratio is None else str(ratio)
-        return f"GATE {self.name} {self.verdict(ratio)} {shown} {sign} {self.limit}{beside}"
+        return f"GATE {self.name} {shown} {sign}{self.limit} {self.verdict(ratio)}{beside}"
 
 
 GATES = (
