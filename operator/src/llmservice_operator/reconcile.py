@@ -248,7 +248,10 @@ class Reconciler:
             raise
         self._releases.wrote(key, operators, self._now())
         _raise_to_retry(outcome)
-        if outcome.wrote or written.is_changed:
+        # The wording of a refusal may differ in each attempt, for example if several quotas are
+        # exceeded. A status that changes only with the wording must not cause the next attempt.
+        is_told_anew = written.is_changed and not outcome.refusals
+        if outcome.wrote or is_told_anew or written.has_newer_spec:
             # The response to a write also contains changes that other clients made after the last
             # event. The cache has stored the response, so the events of these changes start no
             # pass. Another pass is therefore due now.

@@ -33,6 +33,8 @@ class Written:
     """Result of writing a status."""
 
     is_changed: bool
+    has_newer_spec: bool = False
+    """Whether the response contains a later spec than the pass has read."""
     look_again_seconds: float | None = None
     """Time in seconds after which the status may be written again; None if its writes are not
     paused. They are paused while another client changes the status back."""
@@ -76,11 +78,14 @@ class StatusWriter:
                 pause.seconds,
                 differences[0].path,
             )
-            return Written(False, pause.seconds)
+            return Written(False, look_again_seconds=pause.seconds)
         stored = await self._apply(body, status, tried, now)
         self._cache.observe(stored)
         self._guard.wrote(known_as, wanted, differences, [], now)
-        return Written(not is_same_version(stored, body))
+        return Written(
+            not is_same_version(stored, body),
+            stored["metadata"].get("generation") != metadata.get("generation"),
+        )
 
     async def _apply(
         self, body: Manifest, status: Mapping[str, Any], unknown: frozenset[Path], now: float

@@ -6,9 +6,10 @@ from aiohttp.test_utils import TestServer
 
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cache
-from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.errors import Forbidden
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS, SERVICES
 from llmservice_operator.load_report_client import KEPT_SECONDS, LoadReportClient
-from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
+from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, REQUEUE_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
 from operator_support.reconcile import RacingCluster, a_reconciler
 from operator_support.services import a_pod, a_report
@@ -56,6 +57,21 @@ async def test_a_spec_change_in_the_response_to_our_own_write_is_not_lost(
 
     await reconciler.reconcile(KEY)
     assert cluster.objects[DEPLOYMENTS, "llama"]["spec"]["replicas"] == 3
+
+
+async def test_a_refusal_in_other_words_is_not_retried_at_once(
+    cluster: RacingCluster, reconciler: Reconciler, service: dict[str, Any]
+) -> None:
+    async def attempt(quota: str) -> float | None:
+        said = f'services "llama" is forbidden: exceeded quota: {quota}'
+        cluster.refusals[SERVICES] = Forbidden(said, 403)
+        return await reconciler.reconcile(KEY)
+
+    for quota in ("a", "b", "a"):  # the first passes write the other children
+        await attempt(quota)
+    assert await attempt("b") == await attempt("a") == REQUEUE_SECONDS
+    cluster.changes["LLMService"] = {**service["spec"], "replicas": 3}
+    assert await attempt("b") == 0.0
 
 
 async def test_nothing_is_made_when_the_watch_has_not_yet_reported_a_deletion(
