@@ -171,6 +171,11 @@ $(patsubst %,faults-%,$(filter-out rollouts,$(FAULT_PARTS))): faults-%: setup
 faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
+.PHONY: test-mutation
+# An environment of its own, because mutmut is not in the default groups.
+test-mutation: setup  ## Change the pure core at random places and count the changes that no test notices (SEED=1, COUNT=200)
+	@$(UV) run --isolated --frozen --group mutation python e2e/mutation.py --seed $(or $(SEED),1) --count $(or $(COUNT),200) $(MUTANTS)
+
 ## Measure it -------------------------------------------------------------------------------------
 
 .PHONY: bench-scaling
