@@ -170,5 +170,6 @@ def test_a_histogram_keeps_the_true_mean() -> None:
     assert sum(share for _, share in found.points) == pytest.approx(1)
 
 
-def test_an_empty_histogram_is_no_distribution() -> None:
-    assert lengths_of((0.0,) * LENGTH_BUCKETS, 0) is None
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_an_empty_histogram_is_no_distribution(tokens: float) -> None:
+    assert lengths_of((0.0,) * LENGTH_BUCKETS, tokens) is None

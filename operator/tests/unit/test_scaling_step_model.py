@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmservice_operator.scaling.hardware import hardware_class
+from llmservice_operator.scaling.hardware import MIB, hardware_class
 from llmservice_operator.scaling.signals import StepSums
 from llmservice_operator.scaling.step_model import (
     HardwareClass,
@@ -112,6 +112,7 @@ def test_the_prior_is_the_roofline() -> None:
 
     assert prior.fixed == pytest.approx(8.8e-3)
     assert prior.prefill == pytest.approx(32e-6)
+    assert prior.sequence == pytest.approx(32e-6)
     assert prior.kv == pytest.approx(65.5e-9, rel=0.01)
 
 
@@ -134,7 +135,9 @@ def test_a_product_name_finds_its_data_sheet(product: str | None, bandwidth: flo
 
 
 def test_accelerators_of_one_replica_add_up() -> None:
-    assert hardware_class("NVIDIA-H100-80GB-HBM3", 4).flops == 4 * 989e12
+    assert hardware_class("NVIDIA-H100-80GB-HBM3", 4) == HardwareClass(
+        4 * 3.35e12, 4 * 989e12, 4 * 81559 * MIB
+    )
 
 
 def test_step_sums_of_a_wrong_length_are_refused() -> None:
