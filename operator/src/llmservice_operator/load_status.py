@@ -358,7 +358,7 @@ def _slo(
     # Without one point of hysteresis, an attainment near the objective would cause an Event at
     # every small change.
     was_missed = before is not None and before.status == "False"
-    is_met = measured >= min(slo.objective_percent + was_missed, 100)
+    is_met = measured >= slo.objective_percent + was_missed
     achieved = service.status.slo
     is_changed = before is None or (before.status == "True") != is_met
     if (
