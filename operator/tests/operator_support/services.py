@@ -120,6 +120,8 @@ def a_deployment(
     conditions: tuple[Mapping[str, Any], ...] = (),
     observed_generation: int = 2,
 ) -> Manifest:
+    """Return a live Deployment. The API server leaves out counts of zero."""
+    counts = {"replicas": replicas, "updatedReplicas": updated, "readyReplicas": ready}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -127,9 +129,7 @@ def a_deployment(
         "spec": {"replicas": desired},
         "status": {
             "observedGeneration": observed_generation,
-            "replicas": replicas,
-            "updatedReplicas": updated,
-            "readyReplicas": ready,
+            **{name: number for name, number in counts.items() if number},
             "conditions": list(conditions),
         },
     }

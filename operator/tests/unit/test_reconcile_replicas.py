@@ -181,13 +181,17 @@ async def test_an_orphan_that_is_adopted_with_autoscaling_keeps_its_replicas(
     assert owner["uid"] == "second"
 
 
-async def test_an_orphan_that_is_adopted_without_a_number_keeps_its_replicas(world: World) -> None:
+@pytest.mark.parametrize("number", [2, 3])
+async def test_an_orphan_that_is_adopted_without_a_number_keeps_its_replicas(
+    world: World, number: int
+) -> None:
     await run_three(world)
+    world.scale(number)
     orphan(world)
     await world.serve(uid="second")
-    assert world.replicas == 3
+    assert world.replicas == number
     await world.settle()
-    assert world.replicas == 3
+    assert world.replicas == number
 
 
 async def test_a_suspended_orphan_that_is_adopted_resumes_as_before(world: World) -> None:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmservice_operator.scaling.assess import Missing
-from llmservice_operator.scaling.capacity import ServiceLevelObjective
-from operator_support.scaling import TICK, Server, Service, load, service
+from llmservice_operator.scaling.assess import Missing, price_of
+from llmservice_operator.scaling.capacity import RequestMix, ServiceLevelObjective
+from llmservice_operator.scaling.lengths import Lengths
+from operator_support.scaling import TICK, TRUTH, Server, Service, load, service
 
 
 def demand_of(percent: float | None) -> float:
@@ -52,6 +53,22 @@ def test_drafts_that_are_accepted_make_a_replica_sustain_more() -> None:
     assert after.capacity > 1.1 * before.capacity
     demand = 100 * 14 / after.capacity
     assert after.demand_percent == pytest.approx(demand, rel=0.02)
+
+
+def test_the_spread_of_a_price_is_that_of_the_work_of_the_requests() -> None:
+    prompts, answers = Lengths(((100, 0.5), (900, 0.5))), Lengths(((10, 0.25), (400, 0.75)))
+    mix = RequestMix(prompts, answers, 1000)
+    work = [
+        (prompt * TRUTH.prefill + answer * mix.token_work(TRUTH), share * other_share)
+        for prompt, share in prompts.points
+        for answer, other_share in answers.points
+    ]
+
+    price = price_of(mix, TRUTH, computed_share=1.0, capacity=10.0)
+
+    mean = sum(seconds * share for seconds, share in work)
+    square = sum(seconds**2 * share for seconds, share in work)
+    assert price.spread == pytest.approx(math.sqrt(square) / mean)
 
 
 def test_the_demand_is_unknown_in_the_first_minute() -> None:

@@ -118,6 +118,41 @@ def test_prompts_that_no_replica_answers_in_time_do_not_shrink_capacity_to_nothi
     assert sustainable_rate(requests, TRUTH, LIMITS, slo) > 0.1
 
 
+def test_prompts_that_queue_miss_the_ttft() -> None:
+    ttft_only = ServiceLevelObjective(0.5, None)
+
+    # A prompt takes 0.07 s, so 12 prompts per second use 86 % of the time.
+    queued = misses(12, mix(2000, 1), TRUTH, LIMITS, ttft_only).ttft
+    assert queued == pytest.approx(0.3, abs=0.1)
+    assert misses(6, mix(2000, 1), TRUTH, LIMITS, ttft_only).ttft < 0.02 * queued
+
+
+@pytest.mark.parametrize("unit", [0.01, 1000.0])
+def test_misses_do_not_depend_on_the_unit_of_time(unit: float) -> None:
+    requests = RequestMix(
+        Lengths(((500.0, 0.5), (1500.0, 0.5))), Lengths(((50.0, 0.5), (350.0, 0.5))), 1100
+    )
+    slo = ServiceLevelObjective(0.5 * unit, 0.05 * unit)
+
+    found = misses(16 / unit, requests, TRUTH.scaled(unit), LIMITS, slo)
+
+    assert found == pytest.approx(misses(16, requests, TRUTH, LIMITS, ServiceLevelObjective()))
+    assert min(found.itl, found.ttft) > 0.001
+
+
+@pytest.mark.parametrize("more", [-1e-6, 1e-6])
+def test_misses_do_not_jump_where_two_lengths_of_answers_become_equal(more: float) -> None:
+    equal, different = (
+        RequestMix(Lengths(((1000.0, 1.0),)), Lengths(((200.0, 0.5), (other, 0.5))), 1100)
+        for other in (200.0, 200.0 + more)
+    )
+
+    found = misses(16, different, TRUTH, LIMITS, ITL_ONLY).itl
+
+    assert found == pytest.approx(misses(16, equal, TRUTH, LIMITS, ITL_ONLY).itl, rel=1e-5)
+    assert found > 0.01
+
+
 @settings(max_examples=60)
 @given(
     prompt=st.floats(1, 20_000),

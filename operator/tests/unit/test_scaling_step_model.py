@@ -39,6 +39,17 @@ def test_a_wrong_prior_is_forgotten(factor: float) -> None:
     assert fit.model.coefficients == pytest.approx(TRUTH.coefficients, rel=0.06)
 
 
+def test_a_step_and_the_prior_are_weighted_by_their_errors() -> None:
+    """The error of the prior is half its value; that of a measured step is a tenth."""
+    prior, measured = replace(TRUTH, fixed=0.01), replace(TRUTH, fixed=0.02)
+
+    fit = StepModelFit(prior).learn(step_sums([(0.0, 0.0, 0.0)], measured), 5.0)
+
+    weights = {0.01: 1 / 0.005**2, 0.02: 1 / 0.002**2}
+    mean = sum(value * weight for value, weight in weights.items()) / sum(weights.values())
+    assert fit.model.fixed == pytest.approx(mean)
+
+
 def test_what_was_learned_as_nothing_can_be_learned_later() -> None:
     small = TRUTH.scaled(0.01)
     fit = StepModelFit.after(replace(small, kv=0.0), TRUTH)
