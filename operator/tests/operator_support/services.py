@@ -146,7 +146,7 @@ def a_pod(
     claims: tuple[str, ...] = (),
     **container: Any,
 ) -> Manifest:
-    """Return a pod whose server container is in `state`, or that is not scheduled.
+    """Return a pod whose server container is in `state`, or whose containers have no status yet.
 
     `unscheduled` is the scheduler's message about a pod that it cannot place. `changed` is the last
     time at which the pod became ready or stopped being ready.
@@ -190,7 +190,7 @@ def a_pod(
         "status": {
             "phase": "Running" if state and "running" in state else "Pending",
             "conditions": conditions,
-            "containerStatuses": statuses,
+            **({"containerStatuses": statuses} if statuses else {}),
         },
     }
 

@@ -227,8 +227,10 @@ def test_the_status_names_a_model_server_that_is_too_old_for_adapters() -> None:
     old = ReplicaLoad(pod="a", is_ready=True, phase="ready")
     found = seen((SQL,), [old], (), "a")
     assert found.status is not None
-    assert found.status[0].message is not None
-    assert found.status[0].message.startswith("a runs a model server that takes no adapters: set")
+    assert found.status[0].message == (
+        "a runs a model server that takes no adapters: set engine.version to the operator's vLLM "
+        "version, or engine.image to a newer image."
+    )
     assert not found.status[0].served
 
 

@@ -138,6 +138,13 @@ def test_the_last_of_several_failures_is_reported() -> None:
     assert told(seen(*pods[::-1]))[0] is Reason.DEVICE_UNAVAILABLE
 
 
+def test_a_failure_is_as_recent_as_the_end_of_the_last_container() -> None:
+    failed = a_failed_pod("Evicted", FULL_CACHE, seconds=3600)
+    name, state = failed["spec"]["containers"][0]["name"], {"terminated": {"finishedAt": ago(60)}}
+    failed["status"]["containerStatuses"] = [{"name": name, "state": state}]
+    assert told(seen(failed))[0] is Reason.EPHEMERAL_STORAGE_EXCEEDED
+
+
 def test_failures_that_are_over_do_not_hide_that_all_replicas_serve() -> None:
     pods = (a_failed_pod("Evicted", FULL_CACHE), a_pod(RUNNING, ready=True))
     found = seen(*pods, ready=1)
