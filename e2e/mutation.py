@@ -6,8 +6,9 @@ with it; else it survives. The program draws a sample of all mutants, runs the t
 functions, and prints the survivors and the share of killed mutants. `[tool.mutmut]` in
 pyproject.toml names the modules and the tests.
 
-mutmut changes the bodies of functions and methods without decorators. It leaves out constants,
-defaults of parameters and functions with a decorator, such as properties.
+mutmut changes functions and methods without decorators. It leaves out constants, and functions with
+a decorator, such as properties. The tests do not see a change of code that runs only when a module
+is imported, because the modules are imported before a mutant is chosen.
 """
 
 import argparse
