@@ -5,6 +5,7 @@ ask the same two pickers, on loopback. The fake replicas have prefix caches, and
 fixed time.
 """
 
+import argparse
 import asyncio
 import statistics
 import tempfile
@@ -85,4 +86,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     asyncio.run(main())
