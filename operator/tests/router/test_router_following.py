@@ -45,7 +45,7 @@ class Leader:
     _server: Any = None
 
     def __post_init__(self) -> None:
-        self.followers = Followers(self.chooser.router, IDENTITY, self._is_ready)
+        self.followers = Followers(self.chooser, IDENTITY, self._is_ready)
         self.followers.admit([self.address])
         self.chooser.tell = self.followers.tell
 
@@ -133,10 +133,12 @@ async def test_a_picker_is_ready_when_it_has_a_copy_and_then_follows() -> None:
                     == (requests(leader.chooser), len(PROMPT.chain) + 3)
                 )
             )
+            leader.chooser.note_owner("response-1", late.addresses[0])
             leader.chooser.started(early, early.addresses[0])
             leader.chooser.ended(early)
             leader.chooser.ended(late)
             await eventually_in_loop(lambda: follower.requests == 0)
+            assert follower.chooser.owners.find("response-1") == late.replica
 
 
 async def test_a_picker_without_another_one_is_ready_at_once() -> None:

@@ -100,6 +100,7 @@ class Conversations:
     """Time at which each request was sent."""
     failed: list[int] = field(default_factory=list)
     """Requests without a complete answer of status 200."""
+    _is_over: bool = False
     _random: random.Random = field(default_factory=lambda: random.Random(1))
 
     def report(self) -> None:
@@ -145,8 +146,8 @@ class Conversations:
             self.report()
             await asyncio.sleep(REPORT_SECONDS)
 
-    async def _send_for_ever(self, pod: Pod) -> None:
-        while True:
+    async def _send_until_the_end(self, pod: Pod) -> None:
+        while not self._is_over:
             number = len(self.sent)
             self.sent[number] = time.monotonic()
             conversation = self._random.randrange(CONVERSATIONS)
@@ -190,15 +191,18 @@ async def conversations(folder: Path, clients: int = 4) -> AsyncIterator[Convers
             made.report()
             for pod in made.pods:
                 await pod.ready(fakes)
-            tasks = [asyncio.create_task(made._report_for_ever())]
-            for number in range(clients):
-                tasks.append(asyncio.create_task(made._send_for_ever(made.pods[number % 2])))
+            reporting = asyncio.create_task(made._report_for_ever())
+            sending = [
+                asyncio.create_task(made._send_until_the_end(made.pods[number % 2]))
+                for number in range(clients)
+            ]
             try:
                 yield made
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                made._is_over = True
+                await asyncio.wait(sending, timeout=60)
+                reporting.cancel()
+                await asyncio.gather(reporting, return_exceptions=True)
     finally:
         second.stop()
         first.stop()

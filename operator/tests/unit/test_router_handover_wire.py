@@ -12,6 +12,7 @@ from llmservice_operator.routing.handover import (
     OpenRequest,
     Sent,
     Started,
+    Stored,
 )
 from llmservice_operator.routing.ratios import Evidence
 from llmservice_operator.routing.replica import Dispatch
@@ -24,6 +25,7 @@ MESSAGES: list[Message] = [
     Sent(0, "chat-1", DISPATCH, BLOCKS),
     Started(2**53),
     Ended(3),
+    Stored("chat-1", BLOCKS),
     OpenRequest(4, "chat-2", DISPATCH, True),
     Cached("chat-1", 1_700_000_000.25, BLOCKS),
     OfReplica("chat-1", Evidence(0.5, 2.0), StepSums(tuple(map(float, range(STEP_MOMENTS))))),
@@ -49,7 +51,7 @@ def test_the_longest_message_fits_in_a_list() -> None:
         (b'[{"kind": "unknown"}]', "0: Input tag"),
         (b'[{"kind": "started", "number": "x"}]', "0.started.number: "),
         (join([encode(MESSAGES[0]).replace(b"200.5", b"NaN")]), "0.sent.dispatch.3: "),
-        (join([encode(MESSAGES[5]).replace(b"0.0,1.0,", b"")]), "0.replica.steps: "),
+        (join([encode(MESSAGES[6]).replace(b"0.0,1.0,", b"")]), "0.replica.steps: "),
     ],
 )
 def test_another_content_is_refused_with_the_place(content: bytes, problem: str) -> None:

@@ -19,6 +19,7 @@ from llmservice_operator.routing.handover import (
     copy_of,
     sent,
 )
+from llmservice_operator.routing.owners import Owners
 from llmservice_operator.routing.prefixes import BLOCK_BYTES
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.replica import Dispatch
@@ -41,7 +42,7 @@ def prompt(conversation: int, blocks: int) -> Prompt:
 
 def other(router: Router) -> OtherRouter:
     """Another router, as `router` sees it."""
-    return OtherRouter(router, count(-1, -1))
+    return OtherRouter(router, Owners(), count(-1, -1))
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Service:
         number = next(self._numbers)
         pick = self.router.pick(number, wanted, self.now)
         assert pick is not None
-        self._tell(sent(self.router, number, wanted, pick))
+        self._tell(sent(number, wanted, pick))
         tokens = wanted.size / BYTES_PER_TOKEN
         counted = Counters(prompt_tokens_arrived=tokens, prompt_tokens_cached=tokens / 2)
         self._counters[pick.replica] = self._counters[pick.replica].plus(counted)
@@ -116,7 +117,7 @@ class Service:
 
 def copied(service: Service, source: Router, target: Router) -> OtherRouter:
     source_in_target = other(target)
-    for message in copy_of(source, service.now):
+    for message in copy_of(source, Owners(), service.now):
         source_in_target.apply(message, service.now)
     return source_in_target
 
@@ -206,10 +207,14 @@ def test_a_router_passes_on_only_its_own_requests() -> None:
     service, follower = Service(), Router(MODEL)
     service.followers.append(other(follower))
     service.serve(3)
-    kinds = {type(message) for message in copy_of(follower, service.now)}
+    kinds = {type(message) for message in copy_of(follower, Owners(), service.now)}
     assert OpenRequest not in kinds
     assert Cached in kinds
-    own = [each.number for each in copy_of(service.router, 0.0) if isinstance(each, OpenRequest)]
+    own = [
+        each.number
+        for each in copy_of(service.router, Owners(), 0.0)
+        if isinstance(each, OpenRequest)
+    ]
     assert sorted(own) == sorted(service.running)
 
 
@@ -241,3 +246,15 @@ def test_the_requests_of_another_router_are_bounded(monkeypatch: pytest.MonkeyPa
     assert router.replicas["a"].own_requests == 10
     follower.leave()
     assert router.replicas["a"].own_requests == 0
+
+
+def test_a_copy_contains_the_replicas_of_stored_responses() -> None:
+    known, new = Owners(), Owners()
+    for number in range(3000):
+        known.note(f"response-{number}", NAMES[number % 3])
+    router = Router(MODEL)
+    follower = OtherRouter(router, new, count(-1, -1))
+    for message in copy_of(router, known, 0.0):
+        follower.apply(message, 0.0)
+    found = [new.find(f"response-{number}") for number in range(3000)]
+    assert found == [NAMES[number % 3] for number in range(3000)]

@@ -8,9 +8,16 @@ from itertools import count
 from typing import Final, Literal
 
 from llmservice_operator.router.replica_view import ReplicaView
-from llmservice_operator.routing.handover import Ended, Message, OtherRouter, Started, sent
+from llmservice_operator.routing.handover import (
+    Ended,
+    Message,
+    OtherRouter,
+    Started,
+    Stored,
+    sent,
+)
 from llmservice_operator.routing.holding import Holding, Request
-from llmservice_operator.routing.owners import Owners
+from llmservice_operator.routing.owners import Owners, digest_of
 from llmservice_operator.routing.prefixes import PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.replica import Replica
@@ -109,7 +116,7 @@ class Chooser:
             return None
         number = next(self._numbers)
         pick = self.router.send(number, prompt, choice)
-        self.tell(sent(self.router, number, prompt, pick))
+        self.tell(sent(number, prompt, pick))
         return Chosen(number, pick, (self._address_of[name],), "stored_response")
 
     def note_owner(self, identifier: str, address: str) -> None:
@@ -117,6 +124,7 @@ class Chooser:
         for name, each in self._address_of.items():
             if each == address:
                 self.owners.note(identifier, name)
+                self.tell(Stored(name, digest_of(identifier)))
 
     async def choose(
         self,
@@ -184,7 +192,7 @@ class Chooser:
             self._waiting[request.number].set_result(chosen)
 
     def _chosen(self, number: int, prompt: Prompt, pick: Pick, reason: str | None = None) -> Chosen:
-        self.tell(sent(self.router, number, prompt, pick))
+        self.tell(sent(number, prompt, pick))
         others = sorted(
             (prompt.adapter not in replica.adapters, replica.requests, name)
             for name, replica in self.router.replicas.items()

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from urllib.parse import unquote
 import grpc
 
 from llmservice_operator.router import handover_wire
+from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.routing.handover import Message, copy_of
-from llmservice_operator.routing.router import Router
 
 SERVICE: Final = "llmservice.router.v1.Picker"
 METHOD: Final = "Follow"
@@ -81,18 +80,16 @@ class Followers:
 
     def __init__(
         self,
-        router: Router,
+        chooser: Chooser,
         identity: str,
         is_ready: Callable[[], bool],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`identity` is the namespace and the name of the service. `is_ready` returns whether this
         picker chooses replicas already.
         """
-        self._router = router
+        self._chooser = chooser
         self._identity = identity.encode()
         self._is_ready = is_ready
-        self._clock = clock
         self._hosts: frozenset[str] = frozenset()
         self._followers: dict[str, _Follower] = {}
         """The follower at each IP address. A new call replaces the last one."""
@@ -126,7 +123,8 @@ class Followers:
             self._followers[host].drop()
         follower = self._followers[host] = _Follower()
         # No choice is made between this copy and the first message.
-        copy = copy_of(self._router, self._clock())
+        chooser = self._chooser
+        copy = copy_of(chooser.router, chooser.owners, chooser.clock())
         try:
             await context.send_initial_metadata(())
             for messages in _lists(map(handover_wire.encode, copy)):

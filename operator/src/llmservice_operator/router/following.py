@@ -103,17 +103,18 @@ class Following:
         Raises AioRpcError, TimeoutError without an answer, and ValueError for messages of another
         form.
         """
-        other, is_copied = OtherRouter(self._chooser.router, self._numbers), False
+        chooser, is_copied = self._chooser, False
+        other = OtherRouter(chooser.router, chooser.owners, self._numbers)
         try:
             async with aclosing(_messages(address, self._identity)) as lists:
                 async for messages in lists:
-                    self._chooser.follow(other, messages)
+                    chooser.follow(other, messages)
                     if Copied() in messages:
                         is_copied = True
                         logger.info("following the picker at %s", address)
                         self._settle(address)
         finally:
-            self._chooser.lose(other)
+            chooser.lose(other)
             if is_copied:
                 logger.info("no longer following the picker at %s", address)
 

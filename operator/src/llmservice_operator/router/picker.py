@@ -72,7 +72,7 @@ class Picker:
         chooser = Chooser(holding, settings.policy)
         identity = f"{settings.namespace}/{settings.service}"
         self._following = Following(chooser, identity)
-        self._followers = Followers(router, identity, lambda: self._is_ready)
+        self._followers = Followers(chooser, identity, lambda: self._is_ready)
         chooser.tell = self._followers.tell
         deadly, metrics = DeadlyRequests(), PickerMetrics()
         metrics.watch("held_requests", "Requests that the picker holds", lambda: len(holding))

@@ -13,6 +13,7 @@ from itertools import chain
 from math import inf
 from typing import Final, Literal
 
+from llmservice_operator.routing.owners import DIGEST_BYTES, Owners
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.ratios import Evidence
 from llmservice_operator.routing.replica import Dispatch
@@ -21,6 +22,9 @@ from llmservice_operator.scaling.signals import StepSums
 
 MESSAGE_BLOCKS: Final = 4096
 """Maximum number of blocks in one message."""
+
+MESSAGE_DIGESTS: Final = 2048
+"""Maximum number of digests of objects in one message of a copy."""
 
 MOST_FOLLOWED: Final = 50_000
 """Maximum number of another router's requests that are counted. The oldest is forgotten first."""
@@ -54,6 +58,16 @@ class Ended:
 
     number: int
     kind: Literal["ended"] = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A replica keeps objects, such as stored responses."""
+
+    replica: str
+    digests: bytes
+    """Digests of the identifiers of the objects, one after the other."""
+    kind: Literal["stored"] = "stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +119,16 @@ class Copied:
     kind: Literal["copied"] = "copied"
 
 
-Message = Sent | Started | Ended | OpenRequest | Cached | OfReplica | OfAll | Copied
+Message = Sent | Started | Ended | Stored | OpenRequest | Cached | OfReplica | OfAll | Copied
 
 
-def sent(router: Router, number: int, prompt: Prompt, pick: Pick) -> Sent:
+def sent(number: int, prompt: Prompt, pick: Pick) -> Sent:
     """Return the message about a request that was sent just now."""
-    dispatch = router.replicas[pick.replica].waiting[number]
-    return Sent(number, pick.replica, _aged(dispatch, dispatch.sent), _pack(prompt.chain))
+    dispatch = _aged(pick.dispatch, pick.dispatch.sent)
+    return Sent(number, pick.replica, dispatch, _pack(prompt.chain))
 
 
-def copy_of(router: Router, now: float) -> Iterator[Message]:
+def copy_of(router: Router, owners: Owners, now: float) -> Iterator[Message]:
     """Return all that a router knows, except the requests of the routers that it follows.
 
     The copy does not change with the router. Its blocks, which may be many, are packed one message
@@ -132,6 +146,11 @@ def copy_of(router: Router, now: float) -> Iterator[Message]:
     small += [
         OfReplica(name, each.trust.evidence, each.fit.sums)
         for name, each in router.replicas.items()
+    ]
+    small += [
+        Stored(name, digests[at : at + MESSAGE_DIGESTS * DIGEST_BYTES])
+        for name, digests in owners.digests().items()
+        for at in range(0, len(digests), MESSAGE_DIGESTS * DIGEST_BYTES)
     ]
     caches = [
         (name, each.report.started, each.index.blocks())
@@ -156,6 +175,7 @@ class OtherRouter:
     """
 
     router: Router
+    owners: Owners
     numbers: Iterator[int]
     _number_of: dict[int, int] = field(default_factory=dict)
     """Number of each open request, by the number that the other router gave it."""
@@ -172,6 +192,9 @@ class OtherRouter:
             case Ended(number):
                 if number in self._number_of:
                     router.ended(self._number_of.pop(number))
+            case Stored(replica, digests):
+                for at in range(0, len(digests) - DIGEST_BYTES + 1, DIGEST_BYTES):
+                    self.owners.note_digest(digests[at : at + DIGEST_BYTES], replica)
             case OpenRequest(number, replica, ages, is_started):
                 started = now - ages.started if is_started else inf
                 dispatch = ages._replace(sent=now - ages.sent, started=started)

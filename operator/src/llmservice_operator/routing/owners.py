@@ -1,6 +1,7 @@
 """Remembers which replica keeps an object, such as the response of `/v1/responses/{id}`."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -23,7 +24,10 @@ class Owners:
 
     def note(self, identifier: str, replica: str) -> None:
         """Note that a replica keeps an object."""
-        digest = _digest(identifier)
+        self.note_digest(digest_of(identifier), replica)
+
+    def note_digest(self, digest: bytes, replica: str) -> None:
+        """Note that a replica keeps the object with this digest."""
         self._replica_of[digest] = replica
         self._replica_of.move_to_end(digest)
         while len(self) > self.most:
@@ -31,10 +35,17 @@ class Owners:
 
     def find(self, identifier: str) -> str | None:
         """Return the replica that keeps an object. None if it is not known."""
-        digest = _digest(identifier)
+        digest = digest_of(identifier)
         if digest in self._replica_of:
             self._replica_of.move_to_end(digest)
         return self._replica_of.get(digest)
+
+    def digests(self) -> Mapping[str, bytes]:
+        """Return the digests of the objects of each replica, one after the other."""
+        of_replica: dict[str, bytearray] = {}
+        for digest, replica in self._replica_of.items():
+            of_replica.setdefault(replica, bytearray()).extend(digest)
+        return {replica: bytes(digests) for replica, digests in of_replica.items()}
 
     def forget(self, replica: str) -> None:
         """Forget the objects of a replica that has ended."""
@@ -42,5 +53,5 @@ class Owners:
             del self._replica_of[digest]
 
 
-def _digest(identifier: str) -> bytes:
+def digest_of(identifier: str) -> bytes:
     return blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
