@@ -32,6 +32,7 @@ texts = st.sampled_from(
             "s3://bucket",
             "s3://bucket/a=b/c+d",
             "s3://B/../x",
+            "gs://bucket/a",
             "org/model",
             "hf://-/x",
             "pvc://Claim/x",

@@ -53,6 +53,13 @@ REFUSED = {
         "PersistentVolumeClaim, or s3://BUCKET/PATH for an object store with an S3 API, such as "
         "that of Google Cloud Storage",
     ),
+    "bucket of Google Cloud Storage": (
+        model(uri="gs://weights/llama"),
+        "spec.model.uri: names a bucket of Google Cloud Storage, which the replicas can read only "
+        "through its S3 API: write s3://BUCKET/PATH, and set objectStore.endpoint to "
+        "https://storage.googleapis.com and objectStore.credentialsSecretRef to a Secret with an "
+        "HMAC key",
+    ),
     "hub model without organisation": (model(uri="hf://gpt2"), f"spec.model.uri: {HUB_FORM}"),
     "hub model with a revision": (model(uri="hf://a/b@main"), f"spec.model.uri: {HUB_FORM}"),
     "claim path that climbs out": (model(uri="pvc://c/../x"), f"spec.model.uri: {CLAIM_FORM}"),

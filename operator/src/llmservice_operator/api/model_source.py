@@ -12,6 +12,7 @@ from llmservice_operator.api.fields import Rule, ValueRule, matches
 from llmservice_operator.api.references import SUBDOMAIN_PATTERN
 
 HUB_SCHEME, CLAIM_SCHEME, STORE_SCHEME = "hf://", "pvc://", "s3://"
+_GOOGLE_SCHEME: Final = "gs://"
 _HUB_URI = "hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM_URI = f"pvc://{SUBDOMAIN_PATTERN}(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
 _STORE_URI = "s3://[a-z0-9][a-z0-9.-]*[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*"
@@ -83,6 +84,14 @@ _STORE_RULE: Final = ValueRule(
     "part of PATH consists of letters, digits and . _ = + - and starts with a letter, digit or _",
     holds=lambda uri: not uri.startswith(STORE_SCHEME) or re.fullmatch(_STORE_URI, uri) is not None,
 )
+_GOOGLE_RULE: Final = ValueRule(
+    cel=f"!self.startsWith('{_GOOGLE_SCHEME}')",
+    message="names a bucket of Google Cloud Storage, which the replicas can read only through its "
+    "S3 API: write s3://BUCKET/PATH, and set objectStore.endpoint to "
+    "https://storage.googleapis.com and objectStore.credentialsSecretRef to a Secret with an HMAC "
+    "key",
+    holds=lambda uri: not uri.startswith(_GOOGLE_SCHEME),
+)
 
 
 def _has_scheme(schemes: tuple[str, ...], message: str) -> ValueRule:
@@ -103,8 +112,10 @@ ModelUri = Annotated[
     str,
     Field(min_length=1, max_length=512),
     _IS_A_FOLDER,
+    _GOOGLE_RULE,
     _has_scheme(
-        (HUB_SCHEME, CLAIM_SCHEME, STORE_SCHEME),
+        # A gs:// address gets the more useful message of its own rule.
+        (HUB_SCHEME, CLAIM_SCHEME, STORE_SCHEME, _GOOGLE_SCHEME),
         f"must start with hf://, pvc:// or s3://: {_WRITE}, or s3://BUCKET/PATH for an object "
         "store with an S3 API, such as that of Google Cloud Storage",
     ),
