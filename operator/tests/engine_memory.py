@@ -65,6 +65,8 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
         block_size=GPU_BLOCK_TOKENS,
         **arguments,
     ).create_engine_config()
+    # On some CPUs, vLLM replaces the default format of the state of Mamba layers.
+    config.cache_config.mamba_ssm_cache_dtype = arguments.get("mamba_ssm_cache_dtype", "auto")
     # FlashAttention uses this layout on GPUs. An engine would set it when it starts.
     config.cache_config.kv_cache_layout = "LBNHC"
     # vLLM manages the KV cache of sliding-window layers separately on GPUs only.

@@ -133,8 +133,8 @@ def _lines(
 ) -> Iterator[str]:
     spec = service.spec
     yield f"{service.name}: {plan.verdict}{_reason(plan)}"
-    heads = f"{shape.attention_heads} attention heads, {shape.kv_heads} KV heads"
-    yield f"  model      {spec.model.uri}: {len(shape.windows)} layers, {heads}"
+    parts = ", ".join((f"{shape.layers} layers", *shape.shared_parts))
+    yield f"  model      {spec.model.uri}: {parts}"
     count = f"{spec.gpus} GPUs" if spec.gpus > 1 else "1 GPU"
     yield f"  GPU        {count} of {_gib(plan.gpu)}, of which the engine uses {_gib(plan.budget)}"
     if spec.accelerator.type is AcceleratorType.AMD:
@@ -143,11 +143,15 @@ def _lines(
     if plan.draft_weights:
         yield f"  draft      {_gib(plan.draft_weights)} of weights on each GPU"
     yield f"  estimate   {_gib(plan.reserve)} for activations, CUDA graphs and libraries"
-    yield (
-        f"  KV cache   {plan.token / 1024:,.1f} KiB per token, {_gib(plan.request)} for one request"
-        f" of {plan.longest:,} tokens"
-    )
-    yield f"  room       {plan.requests} requests of {plan.longest:,} tokens at a time"
+    if shape.state is not None:
+        yield f"  state      {plan.request / 1024**2:,.1f} MiB for one request of any length"
+        yield f"  room       {plan.requests:,} requests at a time"
+    else:
+        yield (
+            f"  KV cache   {plan.token / 1024:,.1f} KiB per token, {_gib(plan.request)} for one "
+            f"request of {plan.longest:,} tokens"
+        )
+        yield f"  room       {plan.requests} requests of {plan.longest:,} tokens at a time"
     if left_out is not None:
         yield f"  left out   the draft of the speculative decoding, {left_out}"
     for number, change in enumerate(plan.advice):

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from llmservice_operator.fit import Checkpoint, Plan, Verdict, plan_fit, read_shape
-from llmservice_operator.fit.kv_cache import request_bytes
+from llmservice_operator.fit.kv_cache import request_bytes, state_bytes
 from llmservice_operator.fit.verdict import UTILIZATION_PERCENT
 from llmservice_operator.fit.weights import weight_bytes
 from operator_support.services import a_service
@@ -17,6 +17,9 @@ from server_support.preloaded import Preloaded
 pytest_plugins = ("engine_fixtures",)
 
 SCRIPT: Final = Path(__file__).parents[1] / "engine_memory.py"
+OF_BOTH_VERSIONS: Final = ("falcon-mamba-7b", "mamba-codestral-7b")
+WITH_OPTIONS: Final = " with a prefix cache and another number format"
+MAMBA: Final = [name for name, it in CONFIGS.items() if "state_size" in it]
 UNQUANTIZED: Final = [name for name, it in CONFIGS.items() if "quantization_config" not in it]
 
 
@@ -24,21 +27,26 @@ UNQUANTIZED: Final = [name for name, it in CONFIGS.items() if "quantization_conf
 def measured(
     preloaded: Preloaded, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    questions = []
+    questions: list[list[Any]] = []
+    folders: dict[str, str] = {}
     for name, config in CONFIGS.items():
         folder = tmp_path_factory.mktemp(name)
         folder.joinpath("config.json").write_text(json.dumps(config))
         questions.append([str(folder), {}])
+        folders[name] = str(folder)
+    options = {"enable_prefix_caching": True, "mamba_ssm_cache_dtype": "float32"}
+    questions.extend([folders[name], options] for name in OF_BOTH_VERSIONS)
     folder = tmp_path_factory.mktemp("memory")
     asked, found, log = folder / "questions.json", folder / "answers.json", folder / "log"
     asked.write_text(json.dumps(questions))
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     measuring = preloaded.start([str(SCRIPT), str(asked), str(found)], quiet, folder, log)
     assert measuring.wait(600) == 0, log.read_text()
-    return dict(zip(CONFIGS, json.loads(found.read_text()), strict=True))
+    names = [*CONFIGS, *(name + WITH_OPTIONS for name in OF_BOTH_VERSIONS)]
+    return dict(zip(names, json.loads(found.read_text()), strict=True))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in MAMBA])
 def test_a_request_takes_as_much_kv_cache_as_vllm_reserves(
     name: str, measured: dict[str, dict[str, Any]]
 ) -> None:
@@ -48,6 +56,32 @@ def test_a_request_takes_as_much_kv_cache_as_vllm_reserves(
         shape, vllm["length"], in_flight_tokens=vllm["in_flight"], element_bytes=2
     )
     assert computed == pytest.approx(vllm["sequence"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", MAMBA)
+def test_a_request_of_a_mamba_model_takes_as_much_state_as_vllm_reserves(
+    name: str, measured: dict[str, dict[str, Any]]
+) -> None:
+    shape, vllm = read_shape(CONFIGS[name]), measured[name]
+    assert shape.state is not None
+    computed = state_bytes(
+        shape.state, convolution_element_bytes=2, element_bytes=2, caches_prefixes=False
+    )
+    assert computed == vllm["sequence"]
+    assert shape.longest == vllm["length"]
+
+
+@pytest.mark.parametrize("name", OF_BOTH_VERSIONS)
+def test_a_prefix_cache_and_a_number_format_change_the_state_as_in_vllm(
+    name: str, measured: dict[str, dict[str, Any]]
+) -> None:
+    engine = {
+        "prefixCaching": {"enabled": True},
+        "extraArgs": ["--mamba-ssm-cache-dtype=float32"],
+    }
+    shape = read_shape(CONFIGS[name])
+    found = plan_fit(a_service({"engine": engine}).spec, shape, Checkpoint({}), 2**34)
+    assert found.request == measured[name + WITH_OPTIONS]["sequence"]
 
 
 def test_the_engine_uses_the_planned_share_of_a_gpu_by_default(

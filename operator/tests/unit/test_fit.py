@@ -4,7 +4,7 @@ import pytest
 
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.fit import Checkpoint, Plan, UnknownShape, Verdict, plan_fit, read_shape
-from llmservice_operator.fit.kv_cache import request_bytes
+from llmservice_operator.fit.kv_cache import request_bytes, state_bytes
 from llmservice_operator.fit.weights import weight_bytes
 from operator_support.services import a_service
 from operator_support.shapes import CONFIGS
@@ -54,6 +54,74 @@ def test_a_pipeline_stage_keeps_its_own_layers_only() -> None:
     assert kv_bytes("llama-8b", 4096, pipeline=2) == kv_bytes("llama-8b", 4096) // 2
 
 
+def bytes_of_state(name: str, **options: int) -> int:
+    state = read_shape(CONFIGS[name]).state
+    assert state is not None
+    formats = {"convolution_element_bytes": 2, "element_bytes": 2, **options}
+    return state_bytes(state, caches_prefixes=False, **formats)
+
+
+def test_a_mamba_layer_keeps_the_inputs_of_its_convolution_and_the_state_of_its_channels() -> None:
+    assert bytes_of_state("falcon-mamba-7b") == 64 * 8192 * (3 + 16) * 2
+    inputs, channels = 3 * (8192 + 2 * 8 * 128), 128 * 64 * 128
+    assert bytes_of_state("mamba-codestral-7b") == 64 * (inputs + channels) * 2
+    assert bytes_of_state("mamba-codestral-7b", element_bytes=4) == 64 * (inputs + 2 * channels) * 2
+
+
+def test_gpus_share_the_state_and_copy_a_single_group_of_heads() -> None:
+    whole = bytes_of_state("mamba-codestral-7b")
+    assert bytes_of_state("mamba-codestral-7b", tensor=8) == whole // 8
+    assert bytes_of_state("mamba-codestral-7b", pipeline=2) == whole // 2
+    inputs, channels = 3 * (1536 // 8 + 2 * 128), 1536 // 8 * 128
+    assert bytes_of_state("mamba2-130m", tensor=8) == 24 * (inputs + channels) * 2
+
+
+def plan_of_mamba(engine: dict[str, Any] | None = None, gpus: int = 1, gpu_gib: float = 24) -> Plan:
+    shape = read_shape(CONFIGS["mamba-codestral-7b"])
+    weights = Checkpoint({"BF16": 7_285_403_648})
+    return plan_fit(spec_of(engine, gpus), shape, weights, int(gpu_gib * GIB))
+
+
+def test_a_prefix_cache_and_the_number_formats_change_the_state_and_fp8_does_not() -> None:
+    state = plan_of_mamba().request
+    assert plan_of_mamba({"kvCache": {"dtype": "FP8"}}).request == state
+    assert plan_of_mamba({"maxModelLen": 100_000}).request == state
+    assert plan_of_mamba({"prefixCaching": {"enabled": True}}).request == 3 * state
+    assert plan_of_mamba({"prefixCaching": {"enabled": False}}).request == state
+    whole = plan_of_mamba({"extraArgs": ["--mamba-cache-dtype=float32"]}).request
+    assert whole == 2 * state
+    formats = ["--mamba-cache-dtype=float32", "--mamba-ssm-cache-dtype=bfloat16"]
+    assert state < plan_of_mamba({"extraArgs": formats}).request < whole
+
+
+def test_a_mamba_model_that_does_not_fit_needs_more_gpus_or_another_one() -> None:
+    assert plan_of_mamba(gpu_gib=16).advice == ("set accelerator.count to 2",)
+    assert plan_of_mamba(gpu_gib=1).advice == (
+        "choose a GPU with more memory, or a quantized model",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "possible"),
+    [
+        ("mamba-codestral-7b", "128 state-space heads in 8 groups", "1, 2, 4, 8"),
+        ("mamba2-130m", "24 state-space heads", "1, 2, 3, 4, 6, 8, 12, 24"),
+        ("mamba-2.8b", "5120 state-space channels", "1, 2, 4, 5, 8, 10, 16, 20, 32, 40, 64"),
+    ],
+)
+def test_gpus_that_cannot_share_the_state_are_refused(name: str, parts: str, possible: str) -> None:
+    found = plan_fit(spec_of(gpus=7), read_shape(CONFIGS[name]), Checkpoint({}), 80 * GIB)
+    assert found.refusal == (
+        f"7 GPUs cannot share the model's {parts}: set engine.parallelism.tensor to one of "
+        f"{possible}"
+    )
+
+
+def test_speculative_decoding_with_a_mamba_model_is_not_computed() -> None:
+    with pytest.raises(UnknownShape, match="speculative decoding is not known"):
+        plan_of_mamba({"speculativeDecoding": {"method": "Ngram", "numSpeculativeTokens": 2}})
+
+
 def test_a_windowed_layer_keeps_no_more_than_its_window_and_the_tokens_in_flight() -> None:
     long, longer = (kv_bytes("mistral-7b-window", tokens) for tokens in (16_384, 32_768))
     assert long == longer
@@ -70,12 +138,23 @@ def test_a_windowed_layer_keeps_no_more_than_its_window_and_the_tokens_in_flight
             "the model has state-space layers (ssm_cfg), whose memory is not known here",
         ),
         (
+            {"linear_attn_config": {"num_heads": 32}},
+            "the model has linear attention (linear_attn_config), whose memory is not known here",
+        ),
+        (
+            {"mamba_d_state": 128},
+            "the model has state-space layers (mamba_d_state), whose memory is not known here",
+        ),
+        (
             {"layer_types": ["full_attention", "linear_attention"] * 16},
             "the model has layers of the kind linear_attention, whose memory is not known here",
         ),
         ({"text_config": [1]}, "config.json has a text_config that is not an object"),
     ],
-    ids=["no layers", "no number", "state space", "linear attention", "no object"],
+    ids=[
+        *("no layers", "no number", "state space", "linear layers", "state beside attention"),
+        *("linear attention", "no object"),
+    ],
 )
 def test_a_model_that_the_formulas_do_not_cover_is_refused(
     change: dict[str, Any], sentence: str

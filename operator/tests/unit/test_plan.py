@@ -51,6 +51,19 @@ def test_a_plan_shows_every_part_of_the_memory() -> None:
     )
 
 
+def test_the_plan_of_a_mamba_model_shows_the_state_of_a_request_of_any_length() -> None:
+    def read_mamba(_service: LLMService, _draft: DraftModel | None) -> ModelFiles:
+        return CONFIGS["falcon-mamba-7b"], Checkpoint({"BF16": 7_272_665_088})
+
+    lines = plan_file(text("{class: L4}"), SETTINGS, read_mamba, None).text.splitlines()
+    assert lines[0] == "chat: fits"
+    assert lines[1] == "  model      hf://org/model: 64 layers, 8192 state-space channels"
+    assert lines[-2:] == [
+        "  state      19.0 MiB for one request of any length",
+        "  room       280 requests at a time",
+    ]
+
+
 def test_a_plan_for_amd_gpus_says_that_its_estimate_is_untried() -> None:
     lines = planned("{type: amd, class: MI300X}").splitlines()
     assert lines[0] == "chat: fits"

@@ -1,8 +1,9 @@
 """Reads the fields of a model's config.json that determine its memory.
 
 The names of the fields are those of the transformers library. The layers of a model may keep keys
-and values, or latent vectors in place of both. A model whose layers keep another state is refused,
-because its memory could only be guessed.
+and values, latent vectors in place of both, or the state of a Mamba layer. A model with layers of
+another kind, or with Mamba layers beside attention, is refused, because its memory could only be
+guessed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _OTHER_STATE: Final = {
     "layers_block_type": "layers of more than one kind",
     "hybrid_override_pattern": "layers of more than one kind",
     "linear_num_key_heads": "linear attention",
+    "linear_attn_config": "linear attention",
     "ssm_cfg": "state-space layers",
     "mamba_d_state": "state-space layers",
     "state_size": "state-space layers",
@@ -34,10 +36,18 @@ _OTHER_STATE: Final = {
 """Mapping from a field of config.json to the reason why the formulas do not cover a model with this
 field."""
 
+_MAMBA, _MAMBA_2 = frozenset({"mamba", "falcon_mamba"}), "mamba2"
+"""Model types whose layers are all Mamba layers, of the first and of the second version."""
+_LENGTH_IF_UNKNOWN: Final = 2048
+"""Length in tokens that the engine assumes if config.json has none, as in Mamba models. Source:
+vLLM 0.32, config/model.py."""
+
 _ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
 """Mapping from a model type to the number of layers from one layer that keeps the whole context to
 the next such layer. It is used if config.json has no layer_types."""
 
+_LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""Fields of config.json for the longest request, in tokens."""
 _SCALED_LENGTHS: Final = frozenset({"linear", "dynamic", "yarn"})
 """Kinds of RoPE scaling that multiply the context length in config.json."""
 
@@ -47,12 +57,34 @@ class UnknownShape(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
+class StateShape:
+    """Sizes of the state that every layer of a Mamba model stores for a request.
+
+    The state replaces keys and values. Its size does not depend on the length of the request.
+    """
+
+    layers: int
+    """Number of layers."""
+    channels: int
+    """Number of channels of a layer (the inner size)."""
+    size: int
+    """Number of state elements of each channel."""
+    kernel: int
+    """Number of tokens that the convolution covers."""
+    heads: int
+    """Number of heads that the GPUs can share. In the first version, each channel is a head."""
+    groups: int
+    """Number of groups of heads that share two projections; 0 in the first version."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """Sizes of a model. They are for the whole model, and do not depend on the number of GPUs."""
 
     windows: tuple[int | None, ...]
-    """Number of tokens that each layer attends to; None for the whole context."""
+    """Number of tokens that each attention layer attends to; None for the whole context."""
     attention_heads: int
+    """Number of attention heads; 0 in a Mamba model, as in the next two fields."""
     kv_heads: int
     head_size: int
     """Number of elements of one key, and of one value."""
@@ -68,6 +100,24 @@ class ModelShape:
     """Bytes of an element in the 16-bit format in which the engine computes by default."""
     is_quantized: bool
     """Whether the stored weights are quantized. The engine then keeps them in the stored format."""
+    state: StateShape | None = None
+    """State of the layers of a Mamba model; None in other models."""
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return len(self.windows) if self.state is None else self.state.layers
+
+    @property
+    def shared_parts(self) -> tuple[str, ...]:
+        """The parts of a layer that the GPUs share, each with its number."""
+        state = self.state
+        if state is None:
+            return f"{self.attention_heads} attention heads", f"{self.kv_heads} KV heads"
+        if not state.groups:
+            return (f"{state.channels} state-space channels",)
+        groups = f" in {state.groups} groups" if state.groups > 1 else ""
+        return (f"{state.heads} state-space heads{groups}",)
 
 
 def read_shape(config: Mapping[str, Any]) -> ModelShape:
@@ -78,6 +128,8 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
     text = config.get("text_config") or config.get("llm_config") or config
     if not isinstance(text, Mapping):
         raise UnknownShape("config.json has a text_config that is not an object")
+    if text.get("model_type") in {*_MAMBA, _MAMBA_2}:
+        return _mamba_shape(text, is_quantized=_is_quantized(config, text))
     kinds = text.get("layer_types")
     for name, what in _OTHER_STATE.items():
         if text.get(name):
@@ -97,7 +149,42 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         vocabulary=_number(text, "vocab_size"),
         longest=_longest(text),
         element_bytes=2,
-        is_quantized=bool(config.get("quantization_config") or text.get("quantization_config")),
+        is_quantized=_is_quantized(config, text),
+    )
+
+
+def _is_quantized(config: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    return bool(config.get("quantization_config") or text.get("quantization_config"))
+
+
+def _mamba_shape(text: Mapping[str, Any], *, is_quantized: bool) -> ModelShape:
+    hidden, size = _number(text, "hidden_size"), _number(text, "state_size")
+    expanded = _number(text, "expand") * hidden
+    if text["model_type"] == _MAMBA_2:
+        channels, heads, groups = expanded, _number(text, "num_heads"), _number(text, "n_groups")
+    else:
+        channels = heads = _first_positive(text, "intermediate_size") or expanded
+        groups = 0
+    return ModelShape(
+        windows=(),
+        attention_heads=0,
+        kv_heads=0,
+        head_size=0,
+        latent_size=None,
+        hidden_size=hidden,
+        intermediate_size=channels,
+        vocabulary=_number(text, "vocab_size"),
+        longest=_first_positive(text, *_LENGTHS) or _LENGTH_IF_UNKNOWN,
+        element_bytes=2,
+        is_quantized=is_quantized,
+        state=StateShape(
+            layers=_number(text, "num_hidden_layers"),
+            channels=channels,
+            size=size,
+            kernel=_number(text, "conv_kernel"),
+            heads=heads,
+            groups=groups,
+        ),
     )
 
 
@@ -140,7 +227,7 @@ def _window_of(kind: str, window: int | None) -> int | None:
 
 
 def _longest(text: Mapping[str, Any]) -> int:
-    longest = _number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    longest = _number(text, *_LENGTHS)
     scaling = text.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind in _SCALED_LENGTHS:
