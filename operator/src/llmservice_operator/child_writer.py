@@ -223,6 +223,8 @@ class ChildWriter:
         self._cache.observe(stored)
         left = list(find_differences(stored, manifest))
         self._guard.wrote(known_as, manifest, [WHOLE_OBJECT], left, self._now())
+        if not left:
+            self._guard.settle(known_as, manifest, stored["metadata"]["resourceVersion"])
         self._metrics.applied(kind.kind, "created")
         logger.info("created %s %s", kind.kind, name)
         return True
@@ -240,11 +242,14 @@ class ChildWriter:
         _check_owner(live, service, child)
         if "deletionTimestamp" in live["metadata"]:
             raise StillDeleting(f"{kind.kind} {name} is being deleted and will be made anew.")
-        differences = list(find_differences(live, manifest))
+        known_as, version = _name(service, kind, name), live["metadata"]["resourceVersion"]
+        is_settled = self._guard.is_settled(known_as, manifest, version)
+        differences = [] if is_settled else list(find_differences(live, manifest))
         if not differences:
+            if not is_settled:
+                self._guard.settle(known_as, manifest, version)
             self._metrics.applied(kind.kind, "noop")
             return False
-        known_as = _name(service, kind, name)
         pause = self._guard.pause(known_as, manifest, differences, self._now())
         if pause is not None:
             self._metrics.applied(kind.kind, "paused")
@@ -263,6 +268,8 @@ class ChildWriter:
         self._cache.observe(stored)
         left = list(find_differences(stored, manifest))
         self._guard.wrote(known_as, manifest, differences, left, self._now())
+        if not left:
+            self._guard.settle(known_as, manifest, stored["metadata"]["resourceVersion"])
         if is_same_version(stored, live):
             # The write changed nothing. The guard has recorded the values that still differ, so
             # the next pass does not send the same manifest.

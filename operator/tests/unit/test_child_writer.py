@@ -1,12 +1,16 @@
 """Tests that each child is written independently, and that the status reports failed writes."""
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from llmservice_operator import child_writer, names
+from llmservice_operator.api import Manifest
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.child_writer import ChildWriter
+from llmservice_operator.desired.comparison import Difference, find_differences
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden, Rejected
 from llmservice_operator.kinds import (
     AUTOSCALERS,
@@ -105,6 +109,28 @@ async def test_a_refusal_that_may_last_is_tried_again_after_a_minute() -> None:
     await world.settle()
     assert world.has(DEPLOYMENTS)
     assert world.condition("Ready")["reason"] != "QuotaExceeded"
+
+
+async def test_a_child_is_compared_once_for_each_of_its_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[str] = []
+
+    def compare(live: Manifest, manifest: Manifest) -> Iterator[Difference]:
+        compared.append(live["kind"])
+        return find_differences(live, manifest)
+
+    monkeypatch.setattr(child_writer, "find_differences", compare)
+    world = OneService()
+    await world.settle()
+    assert Counter(compared).most_common(1)[0][1] == 1
+    service = world.cluster.objects[SERVICES, "llama"]
+    compared.clear()
+    world.cluster.put({**service, "spec": {**service["spec"], "type": "NodePort"}})
+    world.cache.observe(world.cluster.objects[SERVICES, "llama"])
+    await world.settle()
+    assert compared == ["Service", "Service"]  # before and after the write that restores it
+    assert world.cluster.objects[SERVICES, "llama"]["spec"]["type"] == service["spec"]["type"]
 
 
 async def test_an_outage_is_reported_with_one_write_and_left_to_the_queues_backoff() -> None:

@@ -55,6 +55,20 @@ class Writes:
             self.now += step
 
 
+def test_only_the_same_version_of_a_written_object_is_known_to_equal_the_same_manifest() -> None:
+    guard = ConvergenceGuard()
+    guard.settle(NAME, MANIFEST, "7")
+    assert not guard.is_settled(NAME, MANIFEST, "7")  # no write of this object is known
+    guard.wrote(NAME, MANIFEST, differing("image"), [], 1000.0)
+    assert not guard.is_settled(NAME, MANIFEST, "7")
+    guard.settle(NAME, MANIFEST, "7")
+    assert guard.is_settled(NAME, MANIFEST, "7")
+    assert not guard.is_settled(NAME, MANIFEST, "8")
+    assert not guard.is_settled(NAME, {"spec": {"image": "b"}}, "7")
+    guard.forget(NAME[0])
+    assert not guard.is_settled(NAME, MANIFEST, "7")
+
+
 def test_a_field_that_is_changed_back_is_left_for_a_time_that_grows_to_five_minutes() -> None:
     writes = Writes()
     writes.contend(3600.0, step=0.1)
