@@ -60,6 +60,15 @@ def test_a_long_queue_outweighs_a_warm_cache() -> None:
     assert pick(made, prompt(0, 21)) != warm
 
 
+def test_a_backlog_does_not_draw_more_requests_to_the_replica_that_has_their_prefix() -> None:
+    made = router("a", "b", "c", "d")
+    for i in range(200):
+        number = 1000 * (i + 1)
+        pick(made, Prompt((*range(40), *range(number, number + 8)), 48 * BLOCK_BYTES), i / 40)
+    waits = [each.wait_of(1.0, 5.0).start for each in made.replicas.values()]
+    assert max(waits) < min(waits) + 2.0
+
+
 def test_a_draining_replica_gets_no_further_request_even_with_the_prefix() -> None:
     made = router("a", "b")
     warm = pick(made, prompt(0, 40), ends=True)

@@ -1,6 +1,6 @@
 """Chooses the replica of each request, and follows the request to its end."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple
@@ -12,10 +12,9 @@ from llmservice_operator.routing.replica import Dispatch, Replica, Wait
 from llmservice_operator.scaling.signals import Snapshot
 from llmservice_operator.scaling.step_model import StepModel
 
-MOST_WEIGHT: Final = 64.0
-"""Maximum weight of a prompt's own seconds. Without it, the weight would have no bound near the
-capacity of a service."""
 MOST_UTILIZATION: Final = 0.97
+"""Maximum utilization in the weight of a prompt's seconds. Without it, the weight would have no
+bound near the capacity of a service."""
 RATE_SECONDS: Final = 30.0
 """Time in seconds over which the utilization is measured."""
 
@@ -145,9 +144,15 @@ class Router:
         if not fresh:
             return self._least_requests(prompt, open_, now)
         choices = [self._choice(name, each, prompt, now) for name, each in fresh.items()]
-        weight = self._prompt_weight(choices, now)
+        delayed = self._delayed_requests(len(choices), now)
+        least = min(choice.dispatch.uncached for choice in choices)
         costs = [
-            (self._cost(choice, weight), fresh[choice.replica].requests, choice.replica, choice)
+            (
+                self._cost(choice, least, delayed),
+                fresh[choice.replica].requests,
+                choice.replica,
+                choice,
+            )
             for choice in choices
             if choice.starts_within(most_wait)
         ]
@@ -188,25 +193,32 @@ class Router:
         self._work.add(work, dispatch.sent)
         return Pick(name, None if wait is None else wait.first_token, dispatch)
 
-    def _prompt_weight(self, choices: Sequence[Choice], now: float) -> float:
-        """Return the number of later requests that each second of work delays.
+    def _delayed_requests(self, replicas: int, now: float) -> float:
+        """Return how many later requests one more second of work delays in a replica, for each
+        second of work that is ahead there.
 
-        The work ahead of a replica and the work that arrives meanwhile end after wait / (1 -
-        utilization) seconds, and every request that arrives until then starts later. The result is
-        at least 1, because an uncached prompt also evicts what others have cached.
+        The work ahead and the work that arrives meanwhile end after wait / (1 - utilization)
+        seconds, and every request that reaches the replica until then starts later.
         """
-        waits = [choice.wait.start for choice in choices if choice.wait is not None]
-        number = len(choices)
-        wait = sum(waits) / number
-        busy = wait / (1 - min(self._work.value(now) / number, MOST_UTILIZATION))
-        return min(max(1.0, busy * self._sent.value(now) / number), MOST_WEIGHT)
+        utilization = min(self._work.value(now) / replicas, MOST_UTILIZATION)
+        return self._sent.value(now) / replicas / (1 - utilization)
 
-    def _cost(self, choice: Choice, weight: float) -> float:
-        """Return the cost of a request in a replica, in seconds of waiting."""
+    def _cost(self, choice: Choice, least: float, delayed: float) -> float:
+        """Return the cost of a request in a replica, in seconds of waiting.
+
+        `least` is the number of uncached prompt tokens in the replica that has the longest prefix.
+        The replica is charged for the tokens that it computes in addition. The weight of their
+        seconds grows with the wait of the replica itself. If the mean wait of all replicas
+        determined it, a backlog would draw more requests to the replica that has their prefix, and
+        grow without end. The weight is at least 1, because an uncached prompt also evicts what
+        others have cached.
+        """
         assert choice.wait is not None
-        replica = self.replicas[choice.replica]
-        decoding = replica.seconds_of_answer(choice.dispatch.tokens) * replica.requests
-        return choice.wait.first_token + weight * choice.prompt_seconds + DECODE_WEIGHT * decoding
+        replica, dispatch = self.replicas[choice.replica], choice.dispatch
+        weight = max(1.0, delayed * choice.wait.start)
+        recomputed = replica.seconds_of_prompt(dispatch.uncached - least)
+        decoding = replica.seconds_of_answer(dispatch.tokens) * replica.requests
+        return choice.wait.first_token + weight * recomputed + DECODE_WEIGHT * decoding
 
     def _choice(self, name: str, replica: Replica, prompt: Prompt, now: float) -> Choice:
         ratio = self.bytes_per_token.value
