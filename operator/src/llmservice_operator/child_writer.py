@@ -222,9 +222,8 @@ class ChildWriter:
             manifest = substitute
         self._cache.observe(stored)
         left = list(find_differences(stored, manifest))
-        self._guard.wrote(known_as, manifest, [WHOLE_OBJECT], left, self._now())
-        if not left:
-            self._guard.settle(known_as, manifest, stored["metadata"]["resourceVersion"])
+        version = stored["metadata"]["resourceVersion"]
+        self._guard.wrote(known_as, manifest, [WHOLE_OBJECT], left, self._now(), version)
         self._metrics.applied(kind.kind, "created")
         logger.info("created %s %s", kind.kind, name)
         return True
@@ -267,9 +266,8 @@ class ChildWriter:
             raise
         self._cache.observe(stored)
         left = list(find_differences(stored, manifest))
-        self._guard.wrote(known_as, manifest, differences, left, self._now())
-        if not left:
-            self._guard.settle(known_as, manifest, stored["metadata"]["resourceVersion"])
+        version = stored["metadata"]["resourceVersion"]
+        self._guard.wrote(known_as, manifest, differences, left, self._now(), version)
         if is_same_version(stored, live):
             # The write changed nothing. The guard has recorded the values that still differ, so
             # the next pass does not send the same manifest.

@@ -152,8 +152,11 @@ class ConvergenceGuard:
         before: Iterable[Difference],
         after: Iterable[Difference],
         now: float,
+        version: str | None = None,
     ) -> None:
-        """Record a write, the differences that caused it, and those that remain in its response."""
+        """Record a write, the differences that caused it, those that remain in its response, and
+        the resource version of the response.
+        """
         record = self._made(name, now)
         record.fill(now)
         digest = _digest(manifest)
@@ -162,6 +165,7 @@ class ConvergenceGuard:
         for path in {each.path for each in before}:
             record.count(path, now)
         record.rewritten = _values(after)
+        record.settled_version = None if record.rewritten else version
         record.written_at = now
         record.tokens -= 1
 

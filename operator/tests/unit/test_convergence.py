@@ -65,8 +65,14 @@ def test_only_the_same_version_of_a_written_object_is_known_to_equal_the_same_ma
     assert guard.is_settled(NAME, MANIFEST, "7")
     assert not guard.is_settled(NAME, MANIFEST, "8")
     assert not guard.is_settled(NAME, {"spec": {"image": "b"}}, "7")
+    # A webhook keeps the object as it was, so the new manifest gets the old version.
+    other: Manifest = {"spec": {"image": "b"}}
+    guard.wrote(NAME, other, differing("image"), differing("image"), 1001.0, "7")
+    assert not guard.is_settled(NAME, other, "7")
+    guard.wrote(NAME, MANIFEST, differing("image"), [], 1002.0, "9")
+    assert guard.is_settled(NAME, MANIFEST, "9")
     guard.forget(NAME[0])
-    assert not guard.is_settled(NAME, MANIFEST, "7")
+    assert not guard.is_settled(NAME, MANIFEST, "9")
 
 
 def test_a_field_that_is_changed_back_is_left_for_a_time_that_grows_to_five_minutes() -> None:
