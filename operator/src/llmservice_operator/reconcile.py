@@ -15,7 +15,7 @@ from llmservice_operator.adapter_status import see_adapters
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.child_writer import ChildWriter
 from llmservice_operator.children import Child, adapter_list, router_deployment, workload_child
 from llmservice_operator.children.attempt import build_around_pods
@@ -242,7 +242,7 @@ class Reconciler:
             operators,
         )
         try:
-            written = await self._report(body, update)
+            written = await self._report(body, update, service.spec)
         except ClusterError as error:
             error.requests += outcome.refused_requests
             raise
@@ -341,13 +341,18 @@ class Reconciler:
         live = self._cache.get(child.kind, service.namespace, child.name(service))
         return live if live is not None and is_owned_by(live, service) else None
 
-    async def _report(self, body: Manifest, update: StatusUpdate) -> Written:
-        """Write the status if it differs, then record the Events about its changes."""
+    async def _report(
+        self, body: Manifest, update: StatusUpdate, spec: LLMServiceSpec | None = None
+    ) -> Written:
+        """Write the status if it differs, then record the Events about its changes.
+
+        `spec` is None if the pass could not read it.
+        """
         metadata = body["metadata"]
         written = await self._statuses.write(body, update.status)
         if written.is_changed:
             logger.info("wrote the status")
-        self._metrics.service_seen(metadata["namespace"], metadata["name"], update.status)
+        self._metrics.service_seen(metadata["namespace"], metadata["name"], update.status, spec)
         if written.look_again_seconds is None:
             for event in update.events:
                 await self._recorder.record(body, event.type, event.reason, event.message)

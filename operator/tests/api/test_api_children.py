@@ -335,7 +335,7 @@ def test_deleting_a_service_removes_its_children_and_nothing_comes_back(
     until_settled(operator)
     eventually(all_gone)
     holds_for(2, all_gone)
-    assert f'name="{name}"' not in operator.get("/metrics")[1]
+    assert f'llmservice="{name}"' not in operator.get("/metrics")[1]
 
 
 def test_a_service_deleted_in_the_foreground_gets_no_new_children_while_it_waits(

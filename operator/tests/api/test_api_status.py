@@ -14,6 +14,7 @@ from operator_support.processes import (
     make_service,
     until_pods,
 )
+from shared_support.metric_table import differences
 from shared_support.waiting import eventually
 
 
@@ -60,6 +61,13 @@ def test_the_status_follows_the_pods_from_missing_to_ready(
         assert found["observedGeneration"] == ready["metadata"]["generation"]
         assert re.fullmatch(r"[A-Z][A-Za-z]+", found["reason"])
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["lastTransitionTime"])
+    service = {"namespace": served, "llmservice": name}
+    eventually(lambda: operator.metric("llmservice_replicas_ready", **service) == 2)
+    shown = operator.metric(
+        "llmservice_status_condition", **service, type="Ready", reason="Serving"
+    )
+    assert shown == 1
+    assert differences(operator.metrics(), "Operator", "Operator and metrics server") == []
 
 
 def test_a_transition_is_recorded_as_an_event_once(

@@ -35,7 +35,7 @@ def test_router_and_model_server_accept_the_same_keys(
     keys: Path, headers: list[tuple[str, bytes]]
 ) -> None:
     by_server = ServerKeys(keys).find((name.encode(), value) for name, value in headers)
-    assert ApiKeys(keys).find(headers) == by_server
+    assert ApiKeys(keys).find(headers) == (by_server and by_server.digest)
 
 
 def test_a_changed_secret_is_read_within_a_second(keys: Path) -> None:

@@ -26,6 +26,7 @@ lookups      small routes that report the served models and the load
 engine       wraps vLLM in the few operations that the server needs
 context_limit  lowers the requested length of an answer to the room in the context
 engine_usage counters of the engine's work for the autoscaler
+key_usage    requests and tokens of each API key
 memory       returns free memory of the allocator to the system
 watch        detects that the engine has died or hangs
 gpu          GPU metrics from NVML

@@ -232,6 +232,7 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
     def prepare(request: Any, llm: Any) -> None:
         """Change a request before the engine gets it."""
         request.cache_salt = salted(request.cache_salt)
+        usage.keys.begin(request.request_id)
         if not _STEP_OF_BEAMS.search(request.request_id):
             # vLLM measures TTFT from the arrival. A beam search sends a request for each of its
             # tokens, and the router held none of these.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llmservice_server.key_usage import KeyUsage
 from llmservice_server.prompt_progress import PromptProgress
 
 LENGTH_BUCKETS = 21
@@ -147,7 +148,7 @@ class EngineUsage:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._objectives = objectives
+        self.objectives = objectives
         self._clock = clock
         self._started = now()
         self.limits = EngineLimits()
@@ -162,6 +163,7 @@ class EngineUsage:
         self.adapters: Callable[[], list[dict[str, object]] | None] = lambda: None
         """Returns the state of each LoRA adapter; None if the server serves no adapters."""
         self.counters = Counters()
+        self.keys = KeyUsage()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
         self._known_lengths: deque[int] = deque(maxlen=_KNOWN_PROMPTS)
         self._last_arrival = clock()
@@ -217,7 +219,8 @@ class EngineUsage:
             first_tokens = len(iteration.time_to_first_tokens_iter)
             decoded = iteration.num_generation_tokens - first_tokens
             for request in iteration.finished_requests:
-                self.counters.finish(request, self._objectives)
+                self.counters.finish(request, self.objectives)
+                self.keys.finish(request)
             begun_to_decode = first_tokens - len(iteration.finished_requests)
         sequences = len(gaps)
         if details := getattr(scheduler, "iteration_details", None):

@@ -27,7 +27,7 @@ from llmservice_server.errors import (
     unexpected_error,
 )
 from llmservice_server.exchange import NO_ROOM, BodyRoom, Cut, Exchange, body_too_large
-from llmservice_server.keys import ApiKeys
+from llmservice_server.keys import ApiKey, ApiKeys, current_key_name
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.logs import DETAILS
 from llmservice_server.metrics import ServerMetrics
@@ -136,6 +136,8 @@ class Admission:
     """Accepted API keys; None accepts requests without a key."""
     turn_away: Callable[[int], None] = lambda sequences: None
     """Callback that counts sequences as demand when they are refused because there is no room."""
+    key_answered: Callable[[str], None] = lambda name: None
+    """Callback that counts an answered request by the name of its API key."""
     readers: Readers = field(default_factory=Readers)
     """Addresses from which the headers of a router are believed."""
 
@@ -151,6 +153,7 @@ class Gate:
         self._settings = admission.settings
         self._keys = admission.keys
         self._turn_away = admission.turn_away
+        self._key_answered = admission.key_answered
         self._readers = admission.readers
         self._metrics.in_flight.set_function(lambda: admission.in_flight.count)
         self._body_room = BodyRoom(_LONG_BODIES * admission.settings.max_body_bytes)
@@ -163,6 +166,7 @@ class Gate:
         origins: Origins | None = scope["app"].state.origins
         permission = None if origins is None else origins.permission(scope)
         is_own = OWN_REQUEST in scope
+        key = None if self._keys is None or is_own else self._keys.find(scope["headers"])
         router = NO_ROUTER if is_own else read_router_headers(scope, self._readers, self._metrics)
         exchange = Exchange(
             receive,
@@ -178,7 +182,7 @@ class Gate:
         )
         try:
             # A browser asks for permission without a key. Only the page's own request has the key.
-            own_answer = permission or (None if is_own else self._own_answer(route, scope))
+            own_answer = permission or (None if is_own else self._own_answer(route, scope, key))
             if own_answer is not None:
                 # A request that the gate itself answers is not counted as in flight, because it
                 # must not prolong a drain.
@@ -186,13 +190,15 @@ class Gate:
             else:
                 held = nullcontext() if is_own else self._in_flight.holding(exchange)
                 place = _place_of(exchange, route)
-                with held, place as entered, self._cache_of(scope), _with_router_headers(router):
+                with held, place as entered, self._as_client(key), _with_router_headers(router):
                     await self._answer(exchange, scope, entered)
         finally:
             exchange.close()
             if not is_own:
                 seconds = time.perf_counter() - started_at
                 self._count(exchange, route, scope["method"], seconds, router)
+                if key is not None:
+                    self._key_answered(key.name)
 
     async def _answer(self, exchange: Exchange, scope: Scope, place: Place) -> None:
         try:
@@ -213,12 +219,13 @@ class Gate:
         if exchange.status == 503 and exchange.cut is None and place.refusal is not None:
             self._metrics.rejected.labels(place.refusal).inc()
 
-    def _own_answer(self, route: Route | None, scope: Scope) -> Response | None:
+    def _own_answer(self, route: Route | None, scope: Scope, key: ApiKey | None) -> Response | None:
         """Return the gate's own response to a request that is not admitted; None admits it.
 
         The key is checked first, so that all requests without a valid key get the same response.
         """
-        if self._lacks_key(route, scope):
+        needs_key = self._keys is not None and (route is None or route.needs_key)
+        if needs_key and key is None:
             response = self._refused(_NO_KEY)
             response.headers["www-authenticate"] = "Bearer"
             return response
@@ -231,23 +238,22 @@ class Gate:
         return None
 
     @contextmanager
-    def _cache_of(self, scope: Scope) -> Iterator[None]:
-        """Share the prefix cache only among requests with the same key, if the settings say so."""
-        key = None
+    def _as_client(self, key: ApiKey | None) -> Iterator[None]:
+        """Count the tokens for the key while the context is open. Share the prefix cache only among
+        requests with the same key, if the settings say so.
+        """
+        digest = None
         if self._keys is not None and self._settings.isolate_prefix_cache:
-            # A key that has been revoked since the admission is not found. With a random key, the
-            # request shares its prompts with no other request.
-            key = self._keys.find(scope["headers"]) or secrets.token_bytes(32)
-        token = current_key.set(key)
+            # The server's own requests have no key. With a random digest, they share their prompts
+            # with no other request.
+            digest = key.digest if key is not None else secrets.token_bytes(32)
+        name = current_key_name.set(None if key is None else key.name)
+        token = current_key.set(digest)
         try:
             yield
         finally:
             current_key.reset(token)
-
-    def _lacks_key(self, route: Route | None, scope: Scope) -> bool:
-        if self._keys is None or (route is not None and not route.needs_key):
-            return False
-        return self._keys.find(scope["headers"]) is None
+            current_key_name.reset(name)
 
     def _refused(self, refusal: Cut) -> Response:
         self._metrics.rejected.labels(refusal.reason).inc()

@@ -1,11 +1,16 @@
-"""Checks the keys of requests against a mounted Secret, which may change. No key is logged."""
+"""Checks the keys of requests against a mounted Secret, which may change.
+
+No key is logged. The name of a key is no secret.
+"""
 
 import hashlib
 import hmac
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -13,6 +18,19 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN_SECONDS = 1.0
 """Time between two checks, in seconds. The kubelet itself takes up to a minute to update a mounted
 Secret."""
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A valid API key."""
+
+    name: str
+    """Name of the key in the Secret."""
+    digest: bytes
+
+
+current_key_name: ContextVar[str | None] = ContextVar("current_key_name", default=None)
+"""Name of the API key of the current HTTP request; None if the request needed none."""
 
 
 class ApiKeys:
@@ -25,12 +43,13 @@ class ApiKeys:
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
         self._clock = clock
-        self._digests: tuple[bytes, ...] = ()
+        self._names: Mapping[bytes, str] = {}
+        """The name of each key, by the digest of the key."""
         self._seen: object = None
         self._look_at = clock()
 
-    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-        """Return the digest of the valid key in the headers; None if they contain no valid key.
+    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey | None:
+        """Return the valid key in the headers; None if they contain no valid key.
 
         OpenAI's clients send the key in the header Authorization: Bearer. Anthropic's clients send
         it to /v1/messages in the header x-api-key.
@@ -40,9 +59,9 @@ class ApiKeys:
         # Every key is compared by its digest, so the time does not reveal which key matches, or how
         # many of its characters match.
         matches = [
-            digest
+            ApiKey(name, digest)
             for key in presented
-            for digest in self._digests
+            for digest, name in self._names.items()
             if hmac.compare_digest(_digest(key), digest)
         ]
         return matches[0] if matches else None
@@ -50,7 +69,7 @@ class ApiKeys:
     def has_any(self) -> bool:
         """Return whether there is any valid key."""
         self._follow()
-        return bool(self._digests)
+        return bool(self._names)
 
     def _follow(self) -> None:
         """Read the files again if they have changed."""
@@ -68,7 +87,7 @@ class ApiKeys:
             found = [(path.name, s.st_ino, s.st_mtime_ns, s.st_size) for path, s in files]
             if found == self._seen:
                 return
-            keys = [path.read_bytes().strip() for path, _ in files]
+            keys = {path.name: path.read_bytes().strip() for path, _ in files}
         except OSError as error:
             # A file may have vanished while the kubelet replaced the folder. The next attempt is in
             # a second.
@@ -77,10 +96,10 @@ class ApiKeys:
                 os.strerror(error.errno or 0),
             )
             return
-        self._digests = tuple(_digest(key) for key in keys if key)
+        self._names = {_digest(key): name for name, key in keys.items() if key}
         self._seen = found
-        logger.info("read %d API keys", len(self._digests))
-        if not self._digests:
+        logger.info("read %d API keys", len(self._names))
+        if not self._names:
             logger.error("there is no API key in the mounted Secret: every request is refused")
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from llmservice_server.engine_usage import EngineUsage
 from llmservice_server.lifecycle import Lifecycle, Phase
 
 _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -12,9 +13,11 @@ _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300
 
 
 class ServerMetrics:
-    """Metrics of the gate and the lifecycle. A registry can have only one instance."""
+    """Metrics of the gate, the lifecycle and the engine. A registry can have only one instance."""
 
-    def __init__(self, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, lifecycle: Lifecycle, usage: EngineUsage
+    ) -> None:
         self.requests = Counter(
             "llm_requests",
             "Requests answered, by route and HTTP status",
@@ -48,6 +51,7 @@ class ServerMetrics:
             registry=registry,
         )
         registry.register(_LifecycleCollector(lifecycle))
+        registry.register(_EngineCollector(usage))
 
 
 class _LifecycleCollector:
@@ -67,9 +71,55 @@ class _LifecycleCollector:
         for finished, seconds in self._lifecycle.load_seconds.items():
             load.add_metric([finished], seconds)
         yield load
-        if self._lifecycle.phase is Phase.DRAINING:
-            yield GaugeMetricFamily(
-                "llm_drain_seconds",
-                "Seconds since the drain began; absent before it",
-                self._lifecycle.phase_seconds,
-            )
+        yield GaugeMetricFamily(
+            "llm_phase_age_seconds",
+            "Age of the current phase, in seconds",
+            self._lifecycle.phase_seconds,
+        )
+        done = GaugeMetricFamily("llm_download_bytes", "Bytes of the weights on disk")
+        whole = GaugeMetricFamily("llm_download_expected_bytes", "Bytes of all weights")
+        if (download := self._lifecycle.download) is not None:
+            done.add_metric([], download.bytes_done)
+            whole.add_metric([], download.bytes_total)
+        yield from (done, whole)
+
+
+class _EngineCollector:
+    """Reads the counters of the engine at scrape time."""
+
+    def __init__(self, usage: EngineUsage) -> None:
+        self._usage = usage
+
+    def collect(self) -> Iterator[Metric]:
+        counters, objectives = self._usage.counters, self._usage.objectives
+        judged = CounterMetricFamily(
+            "llm_slo_requests", "Finished requests that an SLO applies to", labels=["slo"]
+        )
+        met = CounterMetricFamily(
+            "llm_slo_requests_met", "Finished requests that met the SLO", labels=["slo"]
+        )
+        for slo, limit, number in (
+            ("ttft", objectives.ttft, counters.ttft_met),
+            ("itl", objectives.itl, counters.itl_met),
+        ):
+            if limit is not None:
+                judged.add_metric([slo], counters.judged)
+                met.add_metric([slo], number)
+        yield from (judged, met)
+        yield from self._of_keys()
+
+    def _of_keys(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "llm_key_requests", "Requests answered, by the name of their API key", labels=["key"]
+        )
+        tokens = CounterMetricFamily(
+            "llm_key_tokens",
+            "Tokens of finished requests, by the name of their API key",
+            labels=["key", "type"],
+        )
+        # The event loop of the API may add a key meanwhile.
+        for key, used in self._usage.keys.by_key.copy().items():
+            requests.add_metric([key], used.requests)
+            tokens.add_metric([key, "prompt"], used.prompt_tokens)
+            tokens.add_metric([key, "generated"], used.generated_tokens)
+        yield from (requests, tokens)

@@ -123,11 +123,12 @@ class Server:
     def _admission(self, keys: ApiKeys | None) -> Admission:
         return Admission(
             self._lifecycle,
-            ServerMetrics(REGISTRY, self._lifecycle),
+            ServerMetrics(REGISTRY, self._lifecycle, self._usage),
             self._in_flight,
             self._settings,
             keys,
             self._usage.turn_away,
+            self._usage.keys.answered,
             self._readers,
         )
 

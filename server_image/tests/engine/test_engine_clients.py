@@ -104,6 +104,17 @@ def test_what_no_client_asked_for_is_not_traced(
     assert b"".join(exported[1]).count(b"llm_request") == 1
 
 
+def test_tokens_are_counted_by_the_name_of_the_key(server: ModelServer) -> None:
+    def counted(kind: str) -> float:
+        return server.metric(f'llm_key_tokens_total{{key="key",type="{kind}"}}')
+
+    before = counted("prompt"), counted("generated")
+    used = server.post("/v1/chat/completions", CHAT).json()["usage"]
+
+    assert counted("prompt") == before[0] + used["prompt_tokens"]
+    assert counted("generated") == before[1] + used["completion_tokens"]
+
+
 @pytest.mark.parametrize("most", [CONTEXT, 32_000, 2**40])
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_requested_length_is_a_limit_on_every_route(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from server_support.engine import SERVED_NAME, ModelServer, documented_examples
+from shared_support.metric_table import differences
 
 PROMPT = "Hello"
 
@@ -243,6 +244,7 @@ def test_metrics_are_on_the_management_port_ours_beside_those_of_vllm(server: Mo
     assert server.metric(counted) == before[1] + 3
     assert server.metric('llm_phase{phase="ready"}') == 1
     assert server.metric('llm_load_seconds{phase="importing"}') > 0
+    assert differences(server.probe("/metrics").body, "Model server") == []
 
 
 @pytest.mark.parametrize("stream", [False, True])

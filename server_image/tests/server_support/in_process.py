@@ -156,6 +156,7 @@ class Stack:
     turned_away: list[int]
     """Number of sequences of each refused request that counts as demand."""
     readers: Readers
+    usage: EngineUsage
 
 
 def make_stack(
@@ -165,21 +166,22 @@ def make_stack(
 ) -> Stack:
     """Return the API application in the given phase, without an engine."""
     lifecycle, in_flight, registry = Lifecycle(), InFlight(), CollectorRegistry()
-    readers = Readers()
+    readers, usage = Readers(), EngineUsage(Objectives())
     turned_away: list[int] = []
     app = create_app(
         Admission(
             lifecycle,
-            ServerMetrics(registry, lifecycle),
+            ServerMetrics(registry, lifecycle, usage),
             in_flight,
             settings or ServerSettings(),
             keys,
             turned_away.append,
+            usage.keys.answered,
             readers,
         )
     )
     lifecycle.enter(phase)
-    return Stack(app, lifecycle, in_flight, registry, turned_away, readers)
+    return Stack(app, lifecycle, in_flight, registry, turned_away, readers, usage)
 
 
 def make_management(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> FastAPI:

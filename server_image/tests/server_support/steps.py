@@ -37,6 +37,8 @@ class Finished:
     e2e_latency: float = 1.0
     decode_time: float = 0.5
     mean_time_per_output_token: float = 0.1
+    request_id: str = "request"
+    num_prompt_tokens: int = 4
 
 
 @dataclass

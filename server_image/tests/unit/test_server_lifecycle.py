@@ -1,5 +1,6 @@
 from prometheus_client import CollectorRegistry
 
+from llmservice_server.engine_usage import EngineUsage, Objectives
 from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
 from llmservice_server.metrics import ServerMetrics
 from server_support.in_process import Client, make_management
@@ -100,7 +101,7 @@ async def test_metrics_tell_the_phase_and_how_long_loading_took() -> None:
     clock = Clock()
     lifecycle = Lifecycle(clock)
     registry = CollectorRegistry()
-    ServerMetrics(registry, lifecycle)
+    ServerMetrics(registry, lifecycle, EngineUsage(Objectives()))
     clock.now += 4
     lifecycle.enter(Phase.LOADING)
     clock.now += 6
@@ -117,10 +118,14 @@ async def test_metrics_tell_the_phase_and_how_long_loading_took() -> None:
     assert 'llm_load_seconds{phase="ready"}' not in page
 
 
-async def test_a_drain_shows_in_the_metrics_how_long_it_takes() -> None:
-    lifecycle, registry = Lifecycle(), CollectorRegistry()
-    ServerMetrics(registry, lifecycle)
-    lifecycle.enter(Phase.READY)
-    assert registry.get_sample_value("llm_drain_seconds") is None
-    lifecycle.enter(Phase.DRAINING)
-    assert registry.get_sample_value("llm_drain_seconds") is not None
+def test_the_metrics_show_the_age_of_the_phase_and_the_progress_of_the_download() -> None:
+    clock, registry = Clock(), CollectorRegistry()
+    lifecycle = Lifecycle(clock)
+    ServerMetrics(registry, lifecycle, EngineUsage(Objectives()))
+    assert registry.get_sample_value("llm_download_bytes") is None
+    lifecycle.enter(Phase.DOWNLOADING)
+    lifecycle.download = DownloadProgress(3, 10)
+    clock.now += 7
+    assert registry.get_sample_value("llm_phase_age_seconds") == 7
+    assert registry.get_sample_value("llm_download_bytes") == 3
+    assert registry.get_sample_value("llm_download_expected_bytes") == 10

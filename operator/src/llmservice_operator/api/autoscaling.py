@@ -34,7 +34,7 @@ class ScalingMetric(StrEnum):
     REQUESTS_WAITING = "RequestsWaiting", "llm_requests_waiting", "requests_waiting", ""
 
     external_name: str
-    """Name of the metric in external.metrics.k8s.io, and of the Prometheus gauge."""
+    """Name of the metric in external.metrics.k8s.io."""
     report_field: str
     """Field of LoadReport that contains the total."""
     unit: str

@@ -38,6 +38,7 @@ class ServingCertificate:
     certificate: bytes
     key: bytes
     renew_at: datetime
+    expires_at: datetime
 
 
 def issue(names: Sequence[str], now: datetime) -> ServingCertificate:
@@ -78,6 +79,7 @@ def issue(names: Sequence[str], now: datetime) -> ServingCertificate:
             serialization.NoEncryption(),
         ),
         renew_at=now + LIFETIME - RENEW_BEFORE,
+        expires_at=now + LIFETIME,
     )
 
 

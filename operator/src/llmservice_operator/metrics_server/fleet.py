@@ -87,8 +87,13 @@ class Fleet:
         engines: Engines,
         external_metrics: Callable[[], ExternalMetrics],
         classes: Mapping[str, AcceleratorClass],
+        scraped: Callable[[int, int], None] = lambda answered, failed: None,
     ) -> None:
-        """`classes` are the accelerator classes of the administrator, by name."""
+        """`classes` are the accelerator classes of the administrator, by name.
+
+        `scraped` is called in each round with the numbers of replicas that answered and that did
+        not.
+        """
         self.reports: dict[Key, LoadReport] = {}
         self.lags = False
         """True while the leader knows a load that this process does not know yet."""
@@ -100,6 +105,7 @@ class Fleet:
         self._engines = engines
         self._external_metrics = external_metrics
         self._classes = classes
+        self._scraped = scraped
 
     @property
     def learned(self) -> dict[Key, Calibration]:
@@ -192,6 +198,8 @@ class Fleet:
         for (key, name, _), answer in zip(asked, replies, strict=True):
             if answer is not None:
                 found[key][name] = answer
+        answered = sum(len(of_service) for of_service in found.values())
+        self._scraped(answered, len(asked) - answered)
         return found
 
     def _assess(

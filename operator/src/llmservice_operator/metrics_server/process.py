@@ -26,7 +26,7 @@ from llmservice_operator.leader import Leader
 from llmservice_operator.metrics_server.calibration_store import CalibrationStore
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.fleet import Fleet
-from llmservice_operator.metrics_server.gauges import ReportCollector
+from llmservice_operator.metrics_server.gauges import MetricsServerMetrics
 from llmservice_operator.metrics_server.refused_requests import RefusedRequests
 from llmservice_operator.metrics_server.registration import (
     NAMESPACES_ONLY,
@@ -40,7 +40,7 @@ from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
     Health,
-    Metrics,
+    ProcessMetrics,
     create_app,
     measure_loop_lag,
     start_server,
@@ -77,7 +77,7 @@ class MetricsServer:
         service account gives access to a cluster.
         """
         settings, own = self._settings, self._settings.metrics_server
-        metrics, health = Metrics(), Health(self._seconds_since_round)
+        metrics, health = MetricsServerMetrics(), Health(self._seconds_since_round)
         cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")
         engines, leader, routers = EngineMetrics(), LeaderClient(), RouterClient()
         cache = Cache()
@@ -90,6 +90,12 @@ class MetricsServer:
             refused.note,
         )
         reflector = self._reflector(cluster, cache, updates.note, metrics, health)
+        for kind in (LLMSERVICES, PODS):
+            metrics.read_cache(
+                kind.plural,
+                functools.partial(cache.count, kind),
+                functools.partial(cache.count_unreadable, kind),
+            )
         secure, registration = self._external(cluster)
         fleet = Fleet(
             lambda: cache.of_kind(LLMSERVICES),
@@ -97,8 +103,9 @@ class MetricsServer:
             engines,
             lambda: registration.state if registration else NAMESPACES_ONLY,
             settings.accelerator_classes,
+            metrics.scraped,
         )
-        metrics.registry.register(ReportCollector(lambda: fleet.reports))
+        metrics.read_reports(lambda: fleet.reports)
         metrics.read_leadership(settings.lease_name, self._is_leader)
         servers = [
             await start_server(create_app(metrics, health), settings.health_port),
@@ -112,6 +119,7 @@ class MetricsServer:
         ending = [self._tasks.start("lead", self._lead(lease))]
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
         if secure is not None and registration is not None:
+            metrics.read_external(secure, registration)
             health.not_ready("external", "external metrics are not served yet")
             app = create_external_metrics_app(
                 lambda: fleet.reports, lambda: secure.front_proxy, cluster.review_access
@@ -123,7 +131,8 @@ class MetricsServer:
             logger.info("%s", NAMESPACES_ONLY.message)
         store = CalibrationStore(cluster)
         self._tasks.start(
-            "rounds", self._rounds(fleet, cache, reflector.loaded, leader, store, health)
+            "rounds",
+            self._rounds(fleet, cache, reflector.loaded, leader, store, health, metrics),
         )
         self._tasks.heed_signals()
         try:
@@ -147,7 +156,7 @@ class MetricsServer:
         cluster: Cluster,
         cache: Cache,
         on_change: Callable[[Key], None],
-        metrics: Metrics,
+        metrics: ProcessMetrics,
         health: Health,
     ) -> Reflector:
         namespaces = self._settings.watch_namespaces or (None,)
@@ -211,6 +220,7 @@ class MetricsServer:
         leader: LeaderClient,
         store: CalibrationStore,
         health: Health,
+        metrics: MetricsServerMetrics,
     ) -> None:
         """Measure all services every five seconds, at the same moments in both replicas."""
         await loaded.wait()
@@ -221,9 +231,10 @@ class MetricsServer:
         while True:
             at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
             await asyncio.sleep(at - time.time())
-            address = self._leader_address()
+            address, began = self._leader_address(), time.monotonic()
             await fleet.round(at, functools.partial(leader.ask, address) if address else None)
             self._round_ended = time.monotonic()
+            metrics.round_ended(self._round_ended - began)
             if self._is_leader():
                 await store.write(at, fleet.learned, _services(cache))
             if not fleet.lags:

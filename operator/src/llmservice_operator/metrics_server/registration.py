@@ -109,6 +109,15 @@ def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
     )
 
 
+def availability(live: Mapping[str, Any]) -> bool | None:
+    """Return whether the API server reaches the server of the APIService; None if it does not say
+    so.
+    """
+    conditions = (live.get("status") or {}).get("conditions") or ()
+    found = (each["status"] for each in conditions if each["type"] == "Available")
+    return {"True": True, "False": False}.get(next(found, ""))
+
+
 class Registration:
     """Keeps the APIService in the desired state while it belongs to the operator."""
 
@@ -125,6 +134,9 @@ class Registration:
         `authority` returns the certificate authority, in PEM, that clients must trust.
         """
         self.state = NOT_LOOKED_YET
+        self.is_available: bool | None = None
+        """Whether the API server reaches the server of the APIService, whoever owns it; None before
+        the API server has said so, and without an APIService."""
         self._cluster = cluster
         self._endpoint = endpoint
         self._owner_name = owner_name
@@ -147,6 +159,7 @@ class Registration:
                 # Nothing contradicts the last result, so it stays.
                 logger.warning("the APIService cannot be read: %s", error)
             else:
+                self.is_available = None if live is None else availability(live)
                 wait = await self._try_to_ensure(live)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):

@@ -57,6 +57,11 @@ class SecureServer:
         """
         return self._next.authority
 
+    @property
+    def expires_at(self) -> datetime:
+        """End of the certificate that this server presents."""
+        return self._certificate.expires_at
+
     async def run(self, app: web.Application) -> None:
         """Serve for ever, as soon as the API server's authorities are known."""
         runner = web.AppRunner(app)

@@ -2,13 +2,19 @@
 
 from llmservice_operator.telemetry.health import Health
 from llmservice_operator.telemetry.log import configure_logging, log_fields
-from llmservice_operator.telemetry.metrics import CONTROLLER, Metrics, measure_loop_lag
+from llmservice_operator.telemetry.metrics import (
+    CONTROLLER,
+    Metrics,
+    ProcessMetrics,
+    measure_loop_lag,
+)
 from llmservice_operator.telemetry.web import create_app, start_server
 
 __all__ = [
     "CONTROLLER",
     "Health",
     "Metrics",
+    "ProcessMetrics",
     "configure_logging",
     "create_app",
     "log_fields",

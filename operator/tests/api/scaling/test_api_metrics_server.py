@@ -35,13 +35,17 @@ from operator_support.processes import (
     kubeconfig_for,
     kubectl,
     make_service,
+    utc_now,
 )
+from shared_support.metric_table import differences
 from shared_support.waiting import eventually, holds_for
 
 pytestmark = pytest.mark.local
 
 SERVICE = "llm"
 NAME = "metrics"
+OF_BOTH = "Operator and metrics server"
+"""Heading in docs/metrics.md."""
 API_SERVICE = "v1beta1.external.metrics.k8s.io"
 EXTERNAL_METRICS = "/apis/external.metrics.k8s.io/v1beta1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -269,6 +273,11 @@ def test_the_report_shows_ready_and_loading_replicas(world: World) -> None:
     assert report.external_metrics.is_served
     gauge = world.leader.metric("llm_gpu_demand_percent", namespace=world.namespace)
     assert gauge == pytest.approx(report.demand_percent, rel=0.02)
+    headings = ("Metrics server", "External metrics of a metrics server", OF_BOTH)
+    assert differences(world.leader.metrics(), *headings) == []
+    certificate = "llmservice_metrics_server_certificate_expiry_timestamp_seconds"
+    assert world.leader.metric(certificate) > utc_now().timestamp()
+    eventually(lambda: world.leader.metric("llmservice_metrics_server_api_service_available") == 1)
 
 
 def test_other_metrics_are_served_too(world: World) -> None:

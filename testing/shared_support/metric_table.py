@@ -1,0 +1,94 @@
+"""Reads the tables of docs/metrics.md, and compares them with what a process exposes."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+STANDARD = ("process_", "python_")
+"""Prefixes of the metrics of Prometheus's Python client."""
+
+_ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<type>\w+) \|(?P<labels>[^|]*)\| .+ \|$", re.M)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of the table. The name may end with `*`, which stands for any further letters."""
+
+    name: str
+    type: str
+    labels: frozenset[str]
+
+    def matches(self, name: str) -> bool:
+        return name.startswith(self.name[:-1]) if self.name.endswith("*") else name == self.name
+
+    @property
+    def series(self) -> frozenset[str]:
+        """Names of the metric's series."""
+        if self.type != "histogram":
+            return frozenset({self.name})
+        return frozenset(f"{self.name}_{suffix}" for suffix in ("bucket", "count", "sum"))
+
+
+@cache
+def tables() -> dict[str, tuple[Row, ...]]:
+    """Return the rows below each heading of the page."""
+    _, *sections = re.split(r"^## ", PAGE.read_text(), flags=re.M)
+    found = {}
+    for section in sections:
+        rows = tuple(
+            Row(it["name"], it["type"], frozenset(re.findall("`([^`]+)`", it["labels"])))
+            for it in _ROW.finditer(section)
+        )
+        if rows:
+            found[section.partition("\n")[0]] = rows
+    return found
+
+
+def differences(exposition: str, *headings: str, all_exposed: bool = True) -> list[str]:
+    """Return the differences between the text of a process and the tables below the headings.
+
+    Only series that have a value show their labels. Without `all_exposed`, the process may lack
+    metrics of the tables.
+    """
+    rows = [row for heading in headings for row in tables()[heading]]
+    families = {_name(it): it for it in _families(exposition)}
+    problems = [
+        f"{row.name} is not exposed"
+        for row in rows
+        if all_exposed and not any(row.matches(name) for name in families)
+    ]
+    for name, family in families.items():
+        row = next((it for it in rows if it.matches(name)), None)
+        if row is None:
+            problems.append(f"{name} is not in docs/metrics.md")
+        elif not row.name.endswith("*"):
+            problems += _differences_of(family, row)
+    return problems
+
+
+def _differences_of(family: Metric, row: Row) -> Iterator[str]:
+    if family.type != row.type:
+        yield f"{row.name} is a {family.type}, not a {row.type}"
+    for sample in family.samples:
+        labels = sample.labels.keys() - {"le"}
+        if labels != row.labels:
+            yield f"{row.name} has the labels {sorted(labels)}, not {sorted(row.labels)}"
+            break
+
+
+def _families(exposition: str) -> Iterator[Metric]:
+    for family in text_string_to_metric_families(exposition):
+        if not family.name.startswith(STANDARD) and not family.name.endswith("_created"):
+            yield family
+
+
+def _name(family: Metric) -> str:
+    """Return the name of the series; the parser removes the suffix of counters."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
