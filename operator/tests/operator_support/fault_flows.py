@@ -27,6 +27,8 @@ SERVED = tuple(child for child in CHILDREN if not child.is_optional_api)
 SERVED_KINDS = tuple(dict.fromkeys(child.kind for child in SERVED))
 
 _CHANGES_OF_OTHERS = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation")
+_REVISION = "deployment.kubernetes.io/revision"
+"""Annotation that the Deployment controller adds some time after a Deployment was created."""
 _ADDRESSES = ("clusterIP", "clusterIPs", "healthCheckNodePort", "volumeName")
 
 _KILLED_WITHIN_SECONDS = 10.0
@@ -78,6 +80,9 @@ def children_in(api: Api, namespace: str, *, with_versions: bool = False) -> Sta
     for kind in SERVED_KINDS:
         for live in api.list_all(kind, namespace, labelSelector=names.CHILD_SELECTOR):
             metadata = {k: v for k, v in live["metadata"].items() if k not in _CHANGES_OF_OTHERS}
+            annotations = metadata.pop("annotations", {})
+            if own := {k: v for k, v in annotations.items() if k != _REVISION}:
+                metadata["annotations"] = own
             for owner in metadata.get("ownerReferences", ()):
                 owner["uid"] = "of the owner"
             # A ConfigMap has data and no spec.

@@ -1,6 +1,8 @@
 """Tests that every declared kind of child is restored, even if many writes are conflicts."""
 
 import random
+import statistics
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -27,8 +29,10 @@ SHARES = {"faithful": 0.0, "conflicts": 0.3}
 """Share of the writes that fail with a conflict."""
 WRITES = {"faithful": 1.0, "conflicts": 1.5}
 """Maximum number of writes for each foreign change."""
-RESTORED_WITHIN_SECONDS = {"faithful": 2.0, "conflicts": 30.0}
-"""Time limits in seconds. A watch event causes the repair, which conflicts can delay."""
+MEDIAN_SECONDS = {"faithful": 2.0, "conflicts": 30.0}
+"""Limits of the median time to a repair. A watch event causes it, and conflicts can delay it."""
+RESTORED_WITHIN_SECONDS = 30.0
+"""Time limit of each repair. One that is slow because the machine is busy is no fault."""
 
 
 @pytest.mark.parametrize("name", sampled(list(SHARES), 1))
@@ -36,7 +40,6 @@ def test_a_child_of_every_kind_is_restored_with_few_writes(
     api: Api, proxy: FaultProxy, start: Callable[..., OperatorProcess], namespace: str, name: str
 ) -> None:
     draw = random.Random(f"{SEED} {name}")
-    within = RESTORED_WITHIN_SECONDS[name]
 
     def conflict(seen: Seen) -> Fault | None:
         is_hit = seen.is_write and draw.random() < SHARES[name]
@@ -52,15 +55,16 @@ def test_a_child_of_every_kind_is_restored_with_few_writes(
         expected = children_in(api, namespace)
         proxy.faults.on_request = conflict
         begin = max(each.at for each in proxy.requests())
-        disturbed = 0
+        disturbed, seconds = 0, []
         for _ in range(CHURN_ROUNDS):
             for kind in SERVED_KINDS:
                 disturbed += disturb(api, kind, namespace)
-                until_restored(api, namespace, expected, within)
+                seconds.append(until_restored(api, namespace, expected))
             if CHURN_ROUNDS > EQUAL_WRITES:
                 # Faster changes of one object would be a contest, in which the operator pauses.
                 holds_for(FADE_SECONDS, operator.is_running)
         until_settled(operator)
+        assert statistics.median(seconds) <= MEDIAN_SECONDS[name], seconds
         done = [each for each in proxy.writes(begin) if each.status in (200, 201)]
         written = Counter(each.path for each in done if not each.path.endswith("/status"))
         handed_over = sum(n for path, n in written.items() if f"/{DEPLOYMENTS.plural}/" in path)
@@ -82,9 +86,13 @@ def disturb(api: Api, kind: Kind, namespace: str) -> int:
     return len(live)
 
 
-def until_restored(api: Api, namespace: str, expected: State, within: float) -> None:
+def until_restored(api: Api, namespace: str, expected: State) -> float:
+    """Wait until the children are as before, and return the seconds that it took."""
+    begin = time.monotonic()
+
     def restored() -> bool:
         assert children_in(api, namespace) == expected
         return True
 
-    eventually(restored, within)
+    eventually(restored, RESTORED_WITHIN_SECONDS)
+    return time.monotonic() - begin

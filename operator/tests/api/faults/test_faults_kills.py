@@ -8,7 +8,6 @@ from llmservice_operator import names
 from llmservice_operator.kinds import LLMSERVICES
 from operator_support.fault_flows import (
     SERVED_KINDS,
-    State,
     children_in,
     is_observed,
     owners_are_alive,
@@ -31,7 +30,6 @@ LONGEST_LIFE_SECONDS = 2.0
 """Maximum time in seconds between the moment an operator begins to lead and its kill."""
 WITHIN_SECONDS = 30.0
 """Time limit in seconds until all objects are as expected after the last kill."""
-REVISION = "deployment.kubernetes.io/revision"
 
 Start = Callable[..., OperatorProcess]
 
@@ -73,13 +71,6 @@ class Churn:
                     assert self._uids.setdefault(same, metadata["uid"]) == metadata["uid"], same
 
 
-def without_revision(state: State) -> State:
-    """Return the state without the number of changes of the pod template."""
-    for each in state.values():
-        each["metadata"].get("annotations", {}).pop(REVISION, None)
-    return state
-
-
 def test_an_operator_killed_again_and_again_makes_no_child_twice_and_the_last_one_completes_all(
     api: Api, start: Start, namespaces: Callable[[], str]
 ) -> None:
@@ -101,7 +92,7 @@ def test_an_operator_killed_again_and_again_makes_no_child_twice_and_the_last_on
             api.create(LLMSERVICES, make_service(name, other_namespace, **spec))
         eventually(lambda: is_observed(api, other_namespace))
         until_settled(undisturbed)
-    expected = without_revision(children_in(api, other_namespace))
+    expected = children_in(api, other_namespace)
     assert len(expected) >= len(churn.specs)
     with start(namespace) as last:
         last.until_leading()
@@ -110,7 +101,7 @@ def test_an_operator_killed_again_and_again_makes_no_child_twice_and_the_last_on
         eventually(lambda: owners_are_alive(api, namespace))
 
         def as_expected() -> bool:
-            assert without_revision(children_in(api, namespace)) == expected
+            assert children_in(api, namespace) == expected
             return is_observed(api, namespace)
 
         eventually(as_expected, WITHIN_SECONDS)
