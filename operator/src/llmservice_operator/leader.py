@@ -34,18 +34,25 @@ class LeaseStore(Protocol):
 
 @dataclass(frozen=True)
 class LeaderSettings:
-    """Durations of the election, in seconds. They are the defaults of Kubernetes' own components.
+    """Durations of the election, in seconds. The defaults are those of Kubernetes' own components.
 
-    The holder gives up the Lease after 10 s without a renewal. Another process may take the Lease
-    only when it has not changed for 15 s.
+    The holder gives up the Lease after two thirds of `lease_seconds` without a renewal, 10 s by
+    default. Another process may take the Lease only when it has not changed for `lease_seconds`.
     """
 
     lease_seconds: int = 15
-    renew_deadline_seconds: float = 10.0
     retry_seconds: float = 2.0
-    request_seconds: float = 5.0
-    """Longest time in seconds that one attempt to acquire, renew or release the Lease may take, so
-    that a stalled request cannot last longer than the renew deadline."""
+
+    @property
+    def renew_deadline_seconds(self) -> float:
+        return self.lease_seconds * 2 / 3
+
+    @property
+    def request_seconds(self) -> float:
+        """Longest time in seconds that one attempt to acquire, renew or release the Lease may take,
+        so that a stalled request cannot last longer than the renew deadline.
+        """
+        return self.lease_seconds / 3
 
 
 def exit_process() -> None:

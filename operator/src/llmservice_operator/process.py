@@ -20,7 +20,7 @@ from llmservice_operator.cluster import (
     Term,
 )
 from llmservice_operator.errors import InvalidSettings
-from llmservice_operator.leader import Leader
+from llmservice_operator.leader import Leader, LeaderSettings
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.settings import PREFIX, OperatorSettings
@@ -61,7 +61,11 @@ class Process:
         health = Health(queue.longest_running_seconds)
         cluster = await Cluster.connect(metrics, identity)
         server = await self._serve(metrics, health)
-        leader = Leader(Lease(cluster, settings.namespace, settings.lease_name), identity)
+        leader = Leader(
+            Lease(cluster, settings.namespace, settings.lease_name),
+            identity,
+            LeaderSettings(settings.lease_seconds),
+        )
         cluster.may_write = leader.is_holding
         namespaces = settings.watch_namespaces or (None,)
         optional = optional_kinds(settings)

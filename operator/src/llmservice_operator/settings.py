@@ -312,6 +312,9 @@ class OperatorSettings(_ProcessSettings):
     """Labels of the pods that may read the metrics; empty means all pods of the monitoring
     namespace."""
     lease_name: ObjectName = "llmservice-operator"
+    lease_seconds: int = Field(15, ge=15, le=600, description="a whole number from 15 to 600")
+    """Time in seconds after which another process may take a Lease that is not renewed. A longer
+    time suits an API server that answers slowly. A crashed leader is then replaced later."""
     keda: Switch = False
     """Whether the operator has the rights to write KEDA's ScaledObjects."""
     health_port: Port = 8080

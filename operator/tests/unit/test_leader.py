@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.errors import ClusterError, Conflict, NotFound
-from llmservice_operator.leader import Leader
+from llmservice_operator.leader import Leader, LeaderSettings
 from shared_support.waiting import PATIENCE
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,7 +63,13 @@ class World:
 class Candidate:
     """A Leader whose sleeps a test ends."""
 
-    def __init__(self, world: World, name: str, skew: timedelta = timedelta()) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        skew: timedelta = timedelta(),
+        settings: LeaderSettings | None = None,
+    ) -> None:
         self.world = world
         self.lost = False
         self.slept = 0.0
@@ -73,6 +79,7 @@ class Candidate:
         self.leader = Leader(
             world,
             name,
+            settings,
             on_lost=self._on_lost,
             monotonic=world.monotonic,
             now=lambda: START + skew + timedelta(seconds=world.seconds),
@@ -232,6 +239,23 @@ async def test_the_process_ends_when_renewals_fail_for_ten_seconds() -> None:
     world.seconds += 2
     await first.step()
     assert not first.leader.is_holding()
+    assert first.lost
+    await first.task
+
+
+async def test_a_longer_lease_gives_the_leader_more_time_to_renew_it() -> None:
+    world = World()
+    first = Candidate(world, "first", settings=LeaderSettings(60))
+    await first.until_asleep()
+    assert world.lease is not None
+    assert world.lease["spec"]["leaseDurationSeconds"] == 60
+    world.fail = ClusterError("no answer")
+    for _ in range(19):
+        world.seconds += 2
+        await first.step()
+        assert first.leader.is_holding()
+    world.seconds += 2
+    await first.step()
     assert first.lost
     await first.task
 

@@ -44,6 +44,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "WATCH_NAMESPACES": "a, b,,",
         "NAMESPACE": "system",
         "LEASE_NAME": "lease",
+        "LEASE_SECONDS": "60",
         "MONITORING_NAMESPACE": "monitoring",
         "MONITORING_POD_LABELS": "app=prometheus, team=",
         "HEALTH_PORT": "8081",
@@ -71,6 +72,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         watch_namespaces=("a", "b"),
         namespace="system",
         lease_name="lease",
+        lease_seconds=60,
         monitoring_namespace="monitoring",
         monitoring_pod_labels={"app": "prometheus", "team": ""},
         health_port=8081,
@@ -120,6 +122,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("MONITORING_NAMESPACE", "a.b", "write the name of a namespace"),
         ("WATCH_NAMESPACES", "a,b_c", "write names of namespaces, separated by commas"),
         ("LEASE_NAME", "-lease", "write the name of an object"),
+        ("LEASE_SECONDS", "14", "write a whole number from 15 to 600"),
+        ("LEASE_SECONDS", "601", "write a whole number from 15 to 600"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name_with_the_remedy(

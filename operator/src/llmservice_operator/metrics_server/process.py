@@ -22,7 +22,7 @@ from llmservice_operator.cluster import (
 )
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.kinds import LLMSERVICES, PODS
-from llmservice_operator.leader import Leader
+from llmservice_operator.leader import Leader, LeaderSettings
 from llmservice_operator.metrics_server.calibration_store import CalibrationStore
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.fleet import Fleet
@@ -116,7 +116,7 @@ class MetricsServer:
         self._tasks.start("audit", reflector.audit())
         self._tasks.start("router-updates", _inform_routers(updates, reflector.loaded))
         lease = Lease(cluster, settings.namespace, settings.lease_name)
-        ending = [self._tasks.start("lead", self._lead(lease))]
+        ending = [self._tasks.start("lead", self._lead(lease, settings.lease_seconds))]
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
         if secure is not None and registration is not None:
             metrics.read_external(secure, registration)
@@ -240,11 +240,12 @@ class MetricsServer:
             if not fleet.lags:
                 health.ready("warm-up")
 
-    async def _lead(self, lease: Lease) -> None:
+    async def _lead(self, lease: Lease, lease_seconds: int) -> None:
         """Compete for the Lease for ever. A leader that loses it continues as a standby."""
         while True:
             identity = f"{self._address}_{uuid.uuid4().hex[:8]}"
-            self._leader = Leader(lease, identity, on_lost=lambda: None)
+            durations = LeaderSettings(lease_seconds)
+            self._leader = Leader(lease, identity, durations, on_lost=lambda: None)
             await self._leader.run()
 
     def _is_leader(self) -> bool:

@@ -28,6 +28,9 @@ CALM_AFTER_SECONDS = 60.0 if IS_LONG else 10.0
 """Time in seconds after which no object is written more than once per second."""
 MEASURED_SECONDS = 15.0 if IS_LONG else 6.0
 QUIET_WITHIN_SECONDS = 30.0
+LEASE_SECONDS = 60
+"""The tenants, their webhooks and the API server share the CPUs with the operator, and can delay it
+for longer than the deadline of the default Lease."""
 
 
 @pytest.fixture
@@ -62,7 +65,8 @@ def test_no_tenant_stops_the_operator_or_makes_it_write_endlessly_or_delays_anot
         api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         namespaces.append(name)
     watched = ",".join(name for name in namespaces if name != own)
-    log, settings = tmp_path / "operator.log", {"KUBECONFIG": proxy.kubeconfig(tmp_path)}
+    log = tmp_path / "operator.log"
+    settings = {"KUBECONFIG": proxy.kubeconfig(tmp_path), "LEASE_SECONDS": str(LEASE_SECONDS)}
     with (
         ForkedOperator(log, own, WATCH_NAMESPACES=watched, **settings) as operator,
         ExitStack() as webhooks,
