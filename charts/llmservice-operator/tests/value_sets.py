@@ -51,6 +51,7 @@ VALUE_SETS: dict[str, Values] = {
         "monitoring": {"namespace": "o11y", "podLabels": {"app.kubernetes.io/name": "prometheus"}}
     },
     "no monitoring": {"monitoring": {"namespace": ""}},
+    "a slow API server": {"leaseSeconds": 120},
     "every log line": {"logLevel": "debug"},
     "only errors in the log": {"logLevel": "error"},
     "no metrics server": {"metricsServer": {"enabled": False}},

@@ -59,6 +59,7 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         "KEDA": str(bool(_part(values, "keda").get("enabled"))).lower(),
         "METRICS_SERVER_URL": _METRICS_SERVER if metrics.get("enabled") else "",
         "METRICS_SERVER_PODS_HOST": _METRICS_SERVER_PODS if metrics.get("enabled") else "",
+        "LEASE_SECONDS": values.get("leaseSeconds"),
         "LOG_LEVEL": values.get("logLevel"),
     }
     return {f"{PREFIX}{name}": str(value) for name, value in variables.items() if value is not None}

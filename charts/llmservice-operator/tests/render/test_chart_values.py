@@ -51,6 +51,7 @@ chooses, and Kubernetes types, whose keys the API server checks."""
         ({"replicas": "2"}, "at '/replicas': got string, want integer"),
         ({"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
         ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),
+        ({"leaseSeconds": 14}, "at '/leaseSeconds': minimum: got 14, want 15"),
         ({"logLevel": "loud"}, "must be one of 'debug', 'info', 'warning', 'error'"),
         ({"image": {"pullPolicy": "Sometimes"}}, "one of 'Always', 'IfNotPresent', 'Never'"),
         ({"image": {"digest": "sha256:abc"}}, "at '/image/digest': 'sha256:abc' does not match"),
@@ -210,6 +211,7 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.monitoring_pod_labels == everything["monitoring"]["podLabels"]
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]
     assert settings.lease_name == everything["fullnameOverride"]
+    assert settings.lease_seconds == everything["leaseSeconds"]
     assert settings.log_level.lower() == everything["logLevel"]
     assert settings.health_port == container(everything)["ports"][0]["containerPort"]
     assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE"]
