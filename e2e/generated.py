@@ -35,29 +35,35 @@ FILES: Mapping[str, Callable[[], str]] = {
 """Generated files, each with the function that returns its text."""
 
 
-def stale(files: Mapping[str, Callable[[], str]], root: Path) -> list[str]:
-    """Return the files that do not exist or differ from the present output of their functions."""
-    return [
-        name
-        for name, text in files.items()
-        if not (root / name).exists() or (root / name).read_text() != text()
-    ]
+def stale(files: Mapping[str, Callable[[], str]], root: Path) -> dict[str, str]:
+    """Return the present texts of the files that do not exist or have another text."""
+    texts = {name: text() for name, text in files.items()}
+    return {
+        name: text
+        for name, text in texts.items()
+        if not (root / name).exists() or (root / name).read_text() != text
+    }
 
 
 def write(files: Mapping[str, Callable[[], str]], root: Path) -> None:
     """Write the files whose text has changed. A command that fails leaves its file unchanged."""
-    for name in stale(files, root):
-        (root / name).write_text(files[name]())
+    for name, text in stale(files, root).items():
+        (root / name).write_text(text)
 
 
 def main() -> int:
     """Write the stale files, or only report them; return 1 if a check finds a stale file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say which files are stale")
-    if not parser.parse_args().check:
-        write(FILES, ROOT)
+    parser.add_argument("names", nargs="*", metavar="FILE", help="all files if none is named")
+    options = parser.parse_args()
+    if unknown := sorted({*options.names} - {*FILES}):
+        parser.error(f"{', '.join(unknown)} is not generated: choose from {', '.join(FILES)}")
+    files = {name: FILES[name] for name in options.names or FILES}
+    if not options.check:
+        write(files, ROOT)
         return 0
-    found = stale(FILES, ROOT)
+    found = stale(files, ROOT)
     for name in found:
         print(f"{name} is stale: run `make generate`")
     return 1 if found else 0

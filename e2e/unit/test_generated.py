@@ -20,7 +20,7 @@ def test_a_file_that_is_not_what_the_code_makes_is_stale(tmp_path: Path) -> None
 
     found = stale({"fresh": lambda: "1", "old": lambda: "2", "absent": lambda: "3"}, tmp_path)
 
-    assert found == ["old", "absent"]
+    assert found == {"old": "2", "absent": "3"}
 
 
 def test_a_stale_file_is_written(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_stale_file_is_written(tmp_path: Path) -> None:
 
     write(files, tmp_path)
 
-    assert stale(files, tmp_path) == []
+    assert stale(files, tmp_path) == {}
 
 
 def test_a_command_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -53,6 +53,26 @@ def test_lint_fails_with_the_name_of_the_file_and_the_command(
 
     assert generated.main() == 1
     assert capsys.readouterr().out == "docs/page.md is stale: run `make generate`\n"
+
+
+def test_only_the_named_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generated, "ROOT", tmp_path)
+    monkeypatch.setattr(generated, "FILES", {"one": lambda: "1", "two": lambda: "2"})
+    monkeypatch.setattr(sys, "argv", ["generated.py", "two"])
+
+    assert generated.main() == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["two"]
+
+
+def test_a_file_that_is_not_generated_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generated, "FILES", {"one": lambda: "1"})
+    monkeypatch.setattr(sys, "argv", ["generated.py", "two"])
+
+    with pytest.raises(SystemExit):
+        generated.main()
+    assert "two is not generated: choose from one" in capsys.readouterr().err
 
 
 def test_lint_checks_the_generated_files() -> None:

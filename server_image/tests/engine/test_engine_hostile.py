@@ -9,7 +9,7 @@ from server_support.engine import SERVED_NAME, ModelServer
 from server_support.hostile import Attacker, requests_from_schema, resident_bytes
 from server_support.hostile_bytes import SECRET
 
-REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
+REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "640"))
 ATTACKERS = 8
 FROM_SCHEMA = 8
 """One of this many requests is generated from the server's own OpenAPI document."""
