@@ -144,7 +144,7 @@ class Ours(Policy):
                 router.started(each, float(view.requests.first_token[each]))
         is_done = (finish >= 0) & (finish <= now)
         for each in numbers[is_done].tolist():
-            router.ended(each)
+            router.ended(each, float(view.requests.finish[each]))
         self.open = numbers[~is_done].tolist()
         for engine, due in self.next_report.items():
             if now >= due:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import aiohttp
@@ -15,8 +16,15 @@ import pytest
 import pytest_asyncio
 
 from llmservice_operator.names import HELD_HEADER
+from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.router.envoy_config import OWN_HEADERS, SEEN_BODY_BYTES
-from router_support.pod import Pod, replicas_of, settings_of, snapshot
+from llmservice_operator.router.following import Following
+from llmservice_operator.router.replica_view import ReplicaView
+from llmservice_operator.routing.answers import source_of
+from llmservice_operator.routing.holding import Holding
+from llmservice_operator.routing.router import Router
+from operator_support.replica_reports import MODEL
+from router_support.pod import NAMESPACE, SERVICE, Pod, replicas_of, settings_of, snapshot
 from router_support.replicas import FakeReplica, running
 from server_support.hostile_bytes import RAW, SECRET, Raw
 from shared_support.waiting import eventually_in_loop
@@ -101,6 +109,24 @@ async def test_a_request_counts_at_its_replica_until_its_answer_ends(bench: Benc
         await long.read()
     await eventually_in_loop(lambda: bench.pod.stat("cluster.pickers.upstream_rq_active") == 0, 5)
     assert await served(bench, json={}) == first.name
+
+
+async def test_the_lengths_of_streams_are_learned_for_the_key_and_the_path(bench: Bench) -> None:
+    path = "/v1/completions"
+    source = source_of(sha256(KEY.encode()).hexdigest(), path)
+    chooser = Chooser(Holding(Router(MODEL)))
+    chooser.update([ReplicaView(each.name, each.host, False, None, 1e6) for each in bench.replicas])
+    following = Following(chooser, f"{NAMESPACE}/{SERVICE}")
+    bench.pod.tell_pickers(bench.replicas, others=["127.0.0.1:9"])
+    following.update([f"127.0.0.1:{bench.pod.settings.picker_port}"])
+    try:
+        await eventually_in_loop(lambda: following.is_ready)
+        async with bench.client.post(f"{path}?query=1", json={"stream": True}) as response:
+            await response.read()
+        await eventually_in_loop(lambda: source in dict(chooser.router.answers.evidence()))
+    finally:
+        await following.close()
+        bench.pod.tell_pickers(bench.replicas)
 
 
 async def test_headers_of_the_proxy_in_a_clients_request_are_void(bench: Bench) -> None:

@@ -156,7 +156,12 @@ class Pod:
         reports: Sequence[Snapshot | None] | None = None,
         draining: Sequence[FakeReplica] = (),
         cache_tokens: float = 100_000,
+        others: Sequence[str] = (),
     ) -> None:
+        """Tell the pickers which replicas there are.
+
+        `others` are addresses of further pickers, which may follow those of this pod.
+        """
         views = tuple(
             ReplicaView(
                 name=each.name,
@@ -169,10 +174,10 @@ class Pod:
         )
         addresses = [f"127.0.0.1:{port}" for port in self.picker_ports]
         for at, picker in enumerate(self.pickers_running):
-            others = (*addresses[:at], *addresses[at + 1 :])
+            pickers = (*addresses[:at], *addresses[at + 1 :], *others)
             assert picker.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                picker.stdin.write(encode(View(views, others)))
+                picker.stdin.write(encode(View(views, pickers)))
                 picker.stdin.flush()
 
     def stat(self, name: str) -> int:

@@ -1,6 +1,7 @@
 import pytest
 
 from llmservice_operator.router.handover_wire import LONGEST_LIST, decode, encode, join
+from llmservice_operator.routing.answers import MOST_SOURCES, AnswerLengths
 from llmservice_operator.routing.handover import (
     MESSAGE_BLOCKS,
     Cached,
@@ -19,7 +20,7 @@ from llmservice_operator.routing.replica import Dispatch
 from llmservice_operator.routing.router import Learned
 from llmservice_operator.scaling.signals import STEP_MOMENTS, StepSums
 
-DISPATCH = Dispatch(0.5, 1024, 256.0, 200.5, 55.5, 0.25)
+DISPATCH = Dispatch(0.5, 1024, 256.0, 200.5, 55.5, 0.25, 300.5, 2**64 - 1)
 BLOCKS = bytes(range(256))
 MESSAGES: list[Message] = [
     Sent(0, "chat-1", DISPATCH, BLOCKS),
@@ -29,7 +30,11 @@ MESSAGES: list[Message] = [
     OpenRequest(4, "chat-2", DISPATCH, True),
     Cached("chat-1", 1_700_000_000.25, BLOCKS),
     OfReplica("chat-1", Evidence(0.5, 2.0), StepSums(tuple(map(float, range(STEP_MOMENTS))))),
-    OfAll(Learned(Evidence(4.0, 1.0), Evidence(3.0, 2.0), Evidence(5.0, 6.0))),
+    OfAll(
+        Learned(
+            Evidence(4.0, 1.0), Evidence(3.0, 2.0), Evidence(5.0, 6.0), ((7, Evidence(8.0, 9.0)),)
+        )
+    ),
     Copied(),
 ]
 
@@ -39,9 +44,14 @@ def test_a_list_gives_back_its_messages(messages: list[Message]) -> None:
     assert decode(join(map(encode, messages))) == messages
 
 
-def test_the_longest_message_fits_in_a_list() -> None:
-    longest = Cached("x" * 253, 1.0, bytes(8 * MESSAGE_BLOCKS))
-    assert len(join([encode(longest)])) < LONGEST_LIST / 10
+def test_the_longest_messages_fit_in_a_list() -> None:
+    answers = AnswerLengths()
+    for number in range(2 * MOST_SOURCES):
+        answers.add(2**64 - 1 - number, 1000 / 3)
+    third = Evidence(1 / 3, 1 / 3)
+    learned = Learned(third, third, third, answers.evidence())
+    longest = (Cached("x" * 253, 1.0, bytes(8 * MESSAGE_BLOCKS)), OfAll(learned))
+    assert all(len(join([encode(each)])) < LONGEST_LIST / 10 for each in longest)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def pick(made: Router, wanted: Prompt, now: float = 0.0, *, ends: bool = False) 
     assert chosen is not None
     if ends:
         made.started(number, now)
-        made.ended(number)
+        made.ended(number, now)
     return chosen.replica
 
 
@@ -217,8 +217,7 @@ def test_a_late_report_does_not_count_what_has_ended_since_as_requests_of_others
     for number in range(3):
         made.pick(number, prompt(1000 * number, 4), 0.0)
         made.started(number, 0.5)
-    made.choose(prompt(0, 4), 2.0)
-    made.ended(0)
+    made.ended(0, 2.0)
     made.hear("a", replace(REPORT, at=1.0, running=3), CACHE_TOKENS)
     assert made.replicas["a"].requests == 2
     made.hear("a", replace(REPORT, at=3.0, running=3), CACHE_TOKENS)
@@ -286,7 +285,7 @@ def test_nothing_is_kept_of_a_request_that_has_ended() -> None:
         made.pick(number, prompt(1000 * number, 4), 0.0)
         if number % 2:
             made.started(number, 0.1)
-        made.ended(number)
+        made.ended(number, 0.2)
     assert made._where == {}
     for each in made.replicas.values():
         assert each.requests == 0
@@ -299,8 +298,8 @@ def test_events_of_unknown_requests_and_removed_replicas_do_nothing() -> None:
     made.remove("a")
     made.drain("a")
     made.started(1, 0.5)
-    made.ended(1)
-    made.ended(2)
+    made.ended(1, 0.5)
+    made.ended(2, 0.5)
     assert made.pick(3, prompt(0, 4), 0.0) is None
 
 

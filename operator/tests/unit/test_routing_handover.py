@@ -102,7 +102,7 @@ class Service:
         if len(self.running) > 40:
             ended = self._random.choice(list(self.running))
             del self.running[ended]
-            self.router.ended(ended)
+            self.router.ended(ended, self.now)
             self._tell(Ended(ended))
 
     def _tell(self, message: Message) -> None:

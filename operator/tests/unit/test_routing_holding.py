@@ -47,7 +47,7 @@ def fill(made: Holding, now: float = 0.0) -> list[int]:
 def finish(made: Holding, numbers: list[int], now: float) -> None:
     for number in numbers:
         made.router.started(number, now)
-        made.router.ended(number)
+        made.router.ended(number, now)
 
 
 def released(made: Holding, now: float) -> list[int]:

@@ -161,7 +161,7 @@ class Chooser:
         if address in chosen.addresses[1:]:
             # The first replica refused the request or ended, so it gets no further request until
             # its next report. The reports of the second replica count this request.
-            self.router.ended(chosen.number)
+            self.router.ended(chosen.number, self.clock())
             self.router.refused(chosen.replica)
             self.tell(Ended(chosen.number))
         else:
@@ -171,7 +171,7 @@ class Chooser:
 
     def ended(self, chosen: Chosen) -> None:
         """Note the end of a request, whatever the result."""
-        self.router.ended(chosen.number)
+        self.router.ended(chosen.number, self.clock())
         self.tell(Ended(chosen.number))
         self._release()
 

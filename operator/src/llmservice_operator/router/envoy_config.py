@@ -525,7 +525,8 @@ def _picker_filter(settings: RouterSettings, *, forwarded: bool) -> Config:
         # These attributes give the picker the headers of a request with a small body. The only
         # message about such a request is the one with its body.
         request_attributes=[
-            f"request.headers['{name}']" for name in ("authorization", "x-api-key", HELD_HEADER)
+            f"request.headers['{name}']"
+            for name in (":path", "authorization", "x-api-key", HELD_HEADER)
         ],
         response_attributes=[
             "response.flags",

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -29,6 +29,7 @@ from llmservice_operator.router.messages import (
     wait,
 )
 from llmservice_operator.router.picker_metrics import PickerMetrics
+from llmservice_operator.routing.answers import source_of
 from llmservice_operator.routing.holding import TooManyHeld
 
 logger = logging.getLogger(__name__)
@@ -161,6 +162,10 @@ class Exchange:
         if ":method" not in self._headers and (refusal := self._refusal()):
             return refusal
         body = await self.parts.bodies.read(content, self._announced())
+        if body.is_stream:
+            # The length of another answer is not seen, because it begins only when it is complete.
+            source = source_of(self._key, _path(self._headers))
+            body = body._replace(prompt=replace(body.prompt, source=source))
         self._digest, self._is_stream = body.digest, body.is_stream
         if body.size >= SEEN_BODY_BYTES:
             # Envoy has passed the body on, and keeps no copy for a retry.
@@ -281,10 +286,15 @@ class Exchange:
 
 def _stored_response(headers: Mapping[str, bytes]) -> str:
     """Return the identifier of the stored response that a path names; empty if it names none."""
-    path = headers.get(":path", b"").partition(b"?")[0]
-    if not path.startswith(STORED_PATH.encode()):
+    path = _path(headers)
+    if not path.startswith(STORED_PATH):
         return ""
-    return unquote(path[len(STORED_PATH) :].partition(b"/")[0].decode("latin-1"))
+    return unquote(path[len(STORED_PATH) :].partition("/")[0])
+
+
+def _path(headers: Mapping[str, bytes]) -> str:
+    """Return the path of a request without its query."""
+    return headers.get(":path", b"").partition(b"?")[0].decode("latin-1")
 
 
 def _headers_of_attributes(message: pb.ProcessingRequest) -> Mapping[str, bytes]:
@@ -293,7 +303,7 @@ def _headers_of_attributes(message: pb.ProcessingRequest) -> Mapping[str, bytes]
 
 
 def _attribute_headers(fields: Mapping[str, Any]) -> Iterable[tuple[str, bytes]]:
-    for name in ("authorization", "x-api-key", HELD_HEADER):
+    for name in (":path", "authorization", "x-api-key", HELD_HEADER):
         attribute = f"request.headers['{name}']"
         if attribute in fields:
             yield name, fields[attribute].string_value.encode("utf-8", "surrogateescape")

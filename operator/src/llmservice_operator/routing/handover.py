@@ -191,7 +191,7 @@ class OtherRouter:
                     router.started(self._number_of[number], now)
             case Ended(number):
                 if number in self._number_of:
-                    router.ended(self._number_of.pop(number))
+                    router.ended(self._number_of.pop(number), now)
             case Stored(replica, digests):
                 for at in range(0, len(digests) - DIGEST_BYTES + 1, DIGEST_BYTES):
                     self.owners.note_digest(digests[at : at + DIGEST_BYTES], replica)

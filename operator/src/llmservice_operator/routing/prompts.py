@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
+from llmservice_operator.routing.answers import NO_SOURCE
 from llmservice_operator.routing.prefixes import BLOCK_BYTES
 
 MOST_BYTES: Final = 1 << 20
@@ -47,6 +48,8 @@ class Prompt:
     """Number of images, pieces of audio and videos."""
     adapter: str = ""
     """Name of the adapter that answers, or of the model if no adapter does."""
+    source: int = NO_SOURCE
+    """Source of the request, which tells the expected length of the answer."""
 
 
 def prompt_of(body: Mapping[str, Any], adapter: str) -> Prompt:

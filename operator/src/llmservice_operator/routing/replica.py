@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple
 
+from llmservice_operator.routing.answers import NO_SOURCE
 from llmservice_operator.routing.prefixes import PrefixIndex
 from llmservice_operator.routing.ratios import FadingRatio
 from llmservice_operator.scaling.lengths import lengths_of
@@ -19,6 +20,10 @@ to date with the requests that this router sends."""
 MOST_AMOUNTS: Final = 10_000
 TRUST_WEIGHT_TOKENS: Final = 5_000.0
 TRUST_MEMORY_TOKENS: Final = 200_000.0
+
+GUESSED_PACE: Final = 50.0
+PACE_WEIGHT_SECONDS: Final = 1.0
+PACE_MEMORY_SECONDS: Final = 500.0
 
 
 class Dispatch(NamedTuple):
@@ -35,6 +40,15 @@ class Dispatch(NamedTuple):
     """Expected prompt tokens that the replica computes."""
     started: float = inf
     """Time of the first token."""
+    answer: float = 0.0
+    """Expected tokens of the answer."""
+    source: int = NO_SOURCE
+    """Source of the request, from which the length of the answer was learned."""
+
+    @property
+    def running_kv(self) -> float:
+        """Mean number of KV tokens that a step reads for this request while it decodes."""
+        return self.tokens + self.answer / 2
 
 
 class Wait(NamedTuple):
@@ -104,6 +118,10 @@ class Replica:
         default_factory=lambda: FadingRatio(1.0, TRUST_WEIGHT_TOKENS, TRUST_MEMORY_TOKENS)
     )
     """Cached prompt tokens that the replica reports, per token that the index promised."""
+    pace: FadingRatio = field(
+        default_factory=lambda: FadingRatio(GUESSED_PACE, PACE_WEIGHT_SECONDS, PACE_MEMORY_SECONDS)
+    )
+    """Tokens that a running sequence generates per second."""
     _others: int = 0
     """Number of requests in the last report that came from elsewhere than this router."""
     _others_tokens: float = 0.0
@@ -117,7 +135,7 @@ class Replica:
     _waiting_kv: float = 0.0
     """Sum of `tokens` of all waiting requests."""
     _running_kv: float = 0.0
-    """Sum of `tokens` of all running requests."""
+    """Sum of `running_kv` of all running requests."""
     _promised: _Later = field(default_factory=_Later)
     """Cached tokens that the index promised for requests that have started."""
     _cached_tokens: float = 0.0
@@ -155,6 +173,9 @@ class Replica:
         if before is not None and before.started == report.started:
             new = report.since(before)
             self.fit = self.fit.learn(new.steps, report.at - before.at)
+            # A report without `decoded_tokens` counts one token of each sequence in each step.
+            decoded = max(new.decoded_tokens, new.steps.sequences)
+            self.pace.add(decoded, new.steps.sequence_seconds)
             arrived = Arrived(self._sent_bytes.until(report.at), new.prompt_tokens_arrived)
             self._judge_index(self._promised.until(report.at), new.prompt_tokens_cached)
         else:
@@ -238,15 +259,20 @@ class Replica:
         dispatch = self._leave(number)
         if dispatch is not None:
             self.running[number] = dispatch._replace(started=now)
-            self._running_kv += dispatch.tokens
+            self._running_kv += dispatch.running_kv
             self._promised.add(now, dispatch.saved)
             self._head_since = now
 
-    def ended(self, number: int, now: float) -> None:
-        """Note the end of a request."""
+    def ended(self, number: int, now: float) -> Dispatch | None:
+        """Note the end of a request, and return the request."""
         dispatch = self.forget(number)
         if dispatch is not None:
             self._ended.append((now, dispatch.sent))
+        return dispatch
+
+    def answered(self, dispatch: Dispatch, now: float) -> float:
+        """Return how many tokens the answer of a request has probably had until a time."""
+        return 1.0 + self.pace.value * max(now - dispatch.started, 0.0)
 
     def restore(self, number: int, dispatch: Dispatch) -> None:
         """Count a request that another router has sent before the last report."""
@@ -254,14 +280,14 @@ class Replica:
             self._wait(number, dispatch)
         else:
             self.running[number] = dispatch
-            self._running_kv += dispatch.tokens
+            self._running_kv += dispatch.running_kv
 
     def forget(self, number: int) -> Dispatch | None:
         """Stop counting a request, although the replica may still compute it."""
         dispatch = self.running.pop(number, None)
         if dispatch is None:
             return self._leave(number)
-        self._running_kv -= dispatch.tokens
+        self._running_kv -= dispatch.running_kv
         return dispatch
 
     def _wait(self, number: int, dispatch: Dispatch) -> None:
@@ -284,10 +310,10 @@ class Replica:
         most = report.max_step_tokens if report is not None else 1
         return tokens * (model.prefill + model.fixed / most)
 
-    def seconds_of_answer(self, tokens: float) -> float:
+    def seconds_of_answer(self, dispatch: Dispatch) -> float:
         """Return by how many seconds the answer to a prompt lengthens the engine's steps."""
         model = self.fit.model
-        return self.answers.mean * (model.sequence + model.kv * tokens)
+        return dispatch.answer * (model.sequence + model.kv * dispatch.tokens)
 
     def wait_of(self, uncached: float, now: float) -> Wait:
         """Return the expected wait of a new request.
@@ -324,8 +350,7 @@ class Replica:
         A replica reports the tokens in its memory. A token that several sequences share counts once
         in the report, but each of these sequences reads it.
         """
-        mine = self._running_kv + len(self.running) * self.answers.mean / 2
-        return max(mine, report.kv_tokens) if self._others else mine
+        return max(self._running_kv, report.kv_tokens) if self._others else self._running_kv
 
     def _seconds_until_room(
         self, report: Snapshot, ahead: float, uncached: float, step: float

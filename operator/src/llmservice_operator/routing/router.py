@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple
 
+from llmservice_operator.routing.answers import AnswerLengths
 from llmservice_operator.routing.prefixes import BLOCK_BYTES, PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.ratios import Evidence, FadingRate, FadingRatio
@@ -61,6 +62,7 @@ class Learned(NamedTuple):
     bytes_per_token: Evidence
     work: Evidence
     sent: Evidence
+    answers: tuple[tuple[int, Evidence], ...] = ()
 
 
 @dataclass
@@ -77,10 +79,9 @@ class Router:
             GUESSED_BYTES_PER_TOKEN, RATIO_WEIGHT_TOKENS, RATIO_MEMORY_TOKENS
         )
     )
+    answers: AnswerLengths = field(default_factory=AnswerLengths)
     _where: dict[int, str] = field(default_factory=dict)
     """Replica of each request in progress, by the request's number."""
-    _latest: float = 0.0
-    """Latest time that a caller has passed."""
     _work: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
     """Seconds of work of the requests that were sent, per second."""
     _sent: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
@@ -136,7 +137,6 @@ class Router:
         from this router is chosen. None if no replica is open, or if no considered replica would
         begin with the prompt within `most_wait` seconds.
         """
-        self._latest = max(self._latest, now)
         open_ = {name: each for name, each in self.replicas.items() if each.is_open}
         if any(prompt.adapter in each.adapters for each in open_.values()):
             open_ = {n: each for n, each in open_.items() if prompt.adapter in each.adapters}
@@ -164,7 +164,6 @@ class Router:
         The request is not counted. A replica that is full is returned too, because no other replica
         has the object. None if the replica drains or is not known.
         """
-        self._latest = max(self._latest, now)
         replica = self.replicas.get(name)
         if replica is None or replica.is_draining:
             return None
@@ -183,13 +182,12 @@ class Router:
     def send(self, number: int, prompt: Prompt, choice: Choice) -> Pick:
         """Count a request at the replica that was chosen for it."""
         name, dispatch, wait, prompt_seconds = choice
-        self._latest = max(self._latest, dispatch.sent)
         replica = self.replicas[name]
         replica.send(number, dispatch)
         replica.index.add(prompt.chain)
         self._where[number] = name
         self._sent.add(1.0, dispatch.sent)
-        work = prompt_seconds + replica.seconds_of_answer(dispatch.tokens)
+        work = prompt_seconds + replica.seconds_of_answer(dispatch)
         self._work.add(work, dispatch.sent)
         return Pick(name, None if wait is None else wait.first_token, dispatch)
 
@@ -217,7 +215,7 @@ class Router:
         replica, dispatch = self.replicas[choice.replica], choice.dispatch
         weight = max(1.0, delayed * choice.wait.start)
         recomputed = replica.seconds_of_prompt(dispatch.uncached - least)
-        decoding = replica.seconds_of_answer(dispatch.tokens) * replica.requests
+        decoding = replica.seconds_of_answer(dispatch) * replica.requests
         return choice.wait.first_token + weight * recomputed + DECODE_WEIGHT * decoding
 
     def _choice(self, name: str, replica: Replica, prompt: Prompt, now: float) -> Choice:
@@ -225,7 +223,8 @@ class Router:
         tokens = prompt.size / ratio
         saved = min(replica.index.matched(prompt.chain) * BLOCK_BYTES / ratio, tokens)
         uncached = max(tokens - saved * min(replica.trust.value, 1.0), 1.0)
-        dispatch = Dispatch(now, prompt.size, tokens, saved, uncached)
+        answer = self.answers.expected(prompt.source, replica.answers.mean)
+        dispatch = Dispatch(now, prompt.size, tokens, saved, uncached, inf, answer, prompt.source)
         seconds = replica.seconds_of_prompt(uncached)
         return Choice(name, dispatch, replica.wait_of(uncached, now), seconds)
 
@@ -236,18 +235,22 @@ class Router:
             return None
         name = min(replicas, key=lambda each: (replicas[each].own_requests, each))
         tokens = prompt.size / self.bytes_per_token.value
-        return Choice(name, Dispatch(now, prompt.size, tokens, 0.0, tokens), None)
+        answer = self.answers.expected(prompt.source, replicas[name].answers.mean)
+        dispatch = Dispatch(now, prompt.size, tokens, 0.0, tokens, inf, answer, prompt.source)
+        return Choice(name, dispatch, None)
 
     def started(self, number: int, now: float) -> None:
         """Note the first token of a request."""
-        self._latest = max(self._latest, now)
         if (name := self._where.get(number)) in self.replicas:
             self.replicas[name].started(number, now)
 
-    def ended(self, number: int) -> None:
+    def ended(self, number: int, now: float) -> None:
         """Note the end of a request, whatever the result."""
         if (name := self._where.pop(number, "")) in self.replicas:
-            self.replicas[name].ended(number, self._latest)
+            replica = self.replicas[name]
+            dispatch = replica.ended(number, now)
+            if dispatch is not None and dispatch.started < inf:
+                self.answers.add(dispatch.source, replica.answered(dispatch, now))
 
     def restore(self, number: int, name: str, dispatch: Dispatch) -> None:
         """Count a request that another router has sent. Call `recount` after the last one."""
@@ -270,7 +273,10 @@ class Router:
 
     def learned(self, now: float) -> Learned:
         return Learned(
-            self.bytes_per_token.evidence, self._work.evidence(now), self._sent.evidence(now)
+            self.bytes_per_token.evidence,
+            self._work.evidence(now),
+            self._sent.evidence(now),
+            self.answers.evidence(),
         )
 
     def adopt(self, learned: Learned, now: float) -> None:
@@ -282,3 +288,4 @@ class Router:
             replica.index.capacity = int(min(blocks, MOST_BLOCKS / len(self.replicas)))
         self._work.adopt(learned.work, now)
         self._sent.adopt(learned.sent, now)
+        self.answers.adopt(learned.answers)

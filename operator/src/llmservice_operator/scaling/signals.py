@@ -58,6 +58,11 @@ class StepSums(Sums):
     def seconds(self) -> float:
         return self.moments[4]
 
+    @property
+    def sequence_seconds(self) -> float:
+        """Total seconds for which sequences decoded."""
+        return self.moment(2, 4)
+
 
 @dataclass(frozen=True, slots=True)
 class Flow(Sums):

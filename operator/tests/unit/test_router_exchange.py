@@ -1,0 +1,88 @@
+"""Tests what the picker tells the router about the source of a request."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from grpc.aio import EOF
+
+from llmservice_operator.router.admission import Admission, ApiKeys
+from llmservice_operator.router.bodies import BodyReader
+from llmservice_operator.router.chooser import Chooser
+from llmservice_operator.router.deadly import DeadlyRequests
+from llmservice_operator.router.exchange import Exchange, Limits, Parts
+from llmservice_operator.router.grants import Grants
+from llmservice_operator.router.picker_metrics import PickerMetrics
+from llmservice_operator.router.replica_view import ReplicaView
+from llmservice_operator.routing.answers import NO_SOURCE
+from llmservice_operator.routing.handover import Message, Sent
+from llmservice_operator.routing.holding import Holding
+from llmservice_operator.routing.router import Router
+from operator_support.replica_reports import MODEL
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+STREAM = b'{"stream": true}'
+
+
+class Envoy:
+    """A stream of Envoy's messages about one request."""
+
+    def __init__(self, messages: Sequence[pb.ProcessingRequest]) -> None:
+        self._messages = iter(messages)
+
+    async def read(self) -> Any:
+        return next(self._messages, EOF)
+
+    async def write(self, message: bytes) -> None:
+        pass
+
+
+def small(path: str, key: str, body: bytes) -> list[pb.ProcessingRequest]:
+    """Return the message about a request with a small body, whose headers are attributes."""
+    message = pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))
+    fields = message.attributes["envoy.filters.http.ext_proc"].fields
+    for name, value in ((":path", path), ("authorization", f"Bearer {key}")):
+        fields[f"request.headers['{name}']"].string_value = value
+    return [message]
+
+
+def large(path: str, key: str, body: bytes) -> list[pb.ProcessingRequest]:
+    """Return the messages about a request whose headers arrive before its body."""
+    message = pb.ProcessingRequest()
+    headers = {":method": "POST", ":path": path, "authorization": f"Bearer {key}"}
+    for name, value in headers.items():
+        message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
+    return [message, pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))]
+
+
+async def test_streams_of_the_same_key_and_route_have_the_same_source(tmp_path: Path) -> None:
+    for key in ("first", "second"):
+        (tmp_path / key).write_text(key)
+    told = list[Message]()
+    chooser = Chooser(Holding(Router(MODEL)), tell=told.append)
+    chooser.update([ReplicaView("r1", "10.0.0.1:8000", False, None, 1e6)])
+    parts = Parts(
+        chooser=chooser,
+        admission=Admission(ApiKeys(tmp_path)),
+        grants=Grants(),
+        deadly=DeadlyRequests(),
+        bodies=BodyReader(),
+        limits=Limits(hold_seconds=1.0, heartbeat_seconds=1.0),
+        metrics=PickerMetrics(),
+        forwarder=None,
+    )
+    for messages in (
+        small(CHAT, "first", STREAM),
+        small(f"{CHAT}?query=1", "first", STREAM),
+        large(CHAT, "first", STREAM),
+        small(COMPLETIONS, "first", STREAM),
+        small(CHAT, "second", STREAM),
+        small(CHAT, "first", b"{}"),
+    ):
+        await Exchange(parts, Envoy(messages), is_forwarded=False).run()
+    sources = [each.dispatch.source for each in told if isinstance(each, Sent)]
+    assert len(sources) == 6
+    assert sources[0] == sources[1] == sources[2]
+    assert len({*sources[2:]}) == 4
+    assert sources[5] == NO_SOURCE
