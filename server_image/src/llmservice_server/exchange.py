@@ -24,6 +24,10 @@ _LONG_BODY_BYTES = 16 * 1024
 """Length in bytes above which bodies are parsed one at a time. Parsing a body of this length takes
 a millisecond."""
 
+_KEPT_FOR_SHORT_BODIES = 1 / 16
+"""Share of the room that long bodies cannot take. Otherwise, a few clients that never finish their
+long bodies would turn away all other clients."""
+
 _BODY_SECONDS = 60.0
 """Maximum time in seconds for the body of a request to arrive. It is an estimate that allows a
 megabyte over a slow line."""
@@ -53,11 +57,12 @@ class BodyRoom:
 
     def __init__(self, size: int) -> None:
         self._free = size
+        self._kept = int(size * _KEPT_FOR_SHORT_BODIES)
         self._parsing = asyncio.Lock()
 
-    def take(self, size: int) -> bool:
-        """Reserve `size` bytes; return False when there is no room for them."""
-        if size > self._free:
+    def take(self, size: int, *, is_long: bool) -> bool:
+        """Reserve `size` bytes of a body; return False when there is no room for them."""
+        if size > self._free - (self._kept if is_long else 0):
             return False
         self._free -= size
         return True
@@ -169,7 +174,8 @@ class Exchange:
             self.client_left = not self.is_finished
             return message
         part = message.get("body", b"")
-        if not self._body_room.take(len(part)):
+        is_long = self._body_bytes + len(part) > _LONG_BODY_BYTES
+        if not self._body_room.take(len(part), is_long=is_long):
             self.cut = NO_ROOM
             return _LEFT
         self._body_bytes += len(part)

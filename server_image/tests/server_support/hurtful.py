@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server_support import hurtful_media, hurtful_structures
+from server_support import hurtful_media, hurtful_structures, hurtful_texts
 from server_support.hostile import FIELDS
 
 MEBIBYTE = 2**20
@@ -76,7 +76,14 @@ CONTENT_TYPES = (
     "application/octet-stream",
     "application/json" + ";a=b" * 500,
 )
-DELIVERIES = ("whole",) * 6 + ("slow", "broken off", "in chunks", "at once", "in a crowd")
+DELIVERIES = ("whole",) * 6 + (
+    "slow",
+    "broken off",
+    "unfinished",
+    "in chunks",
+    "at once",
+    "in a crowd",
+)
 
 
 @dataclass(frozen=True)
@@ -266,7 +273,13 @@ def _embeds(draft: Draft) -> bytes:
     return draft.with_field("prompt_embeds", json.dumps(encoded).encode())
 
 
+def _long_prompt(draft: Draft) -> bytes:
+    body = hurtful_texts.with_long_prompt(draft.chance, draft.example, draft.size)
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
 SHAPES: Mapping[str, Shape] = {
+    "a long prompt": _long_prompt,
     "deep nesting": _deep,
     "many items": _many_items,
     "long texts": _many_texts,

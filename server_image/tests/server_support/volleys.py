@@ -33,12 +33,16 @@ BODIES_LIMIT = 16 * BODY_LIMIT
 MAX_GROWTH = 2
 """Maximum growth of the memory of the server and its engine, as a multiple of BODIES_LIMIT."""
 
-COPIES = {"at once": 8, "in a crowd": 20}
+COPIES = {"at once": 8, "in a crowd": 20, "unfinished": 20}
 BASELINE_SECONDS = 3
 _PATIENCE_SECONDS = 60.0
 _PIECES = 10
 _PACE_SECONDS = 0.05
+_HELD_SECONDS = 5.0
+"""Time in seconds that a client keeps a connection open on which the end of a body is missing."""
 _KEPT_BYTES = 4096
+TOO_LATE = b"too late"
+"""Stands for the response of a server that has not answered in time."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ class Attacker:
                 pass  # the server has refused the body before its end
             except TimeoutError:
                 return b"not read"
+            if attack.delivery == "unfinished":
+                client.settimeout(_HELD_SECONDS)
+                answer = _answer(client)
+                return b"left" if answer == TOO_LATE else answer
             return b"left" if attack.delivery == "broken off" else _answer(client)
 
     def _head(self, attack: Attack) -> bytes:
@@ -120,6 +128,8 @@ def _parts(attack: Attack, head: bytes) -> Iterator[bytes]:
     body, size = attack.body, len(attack.body)
     if attack.delivery == "broken off":
         yield body[: random.Random(size).randrange(size)]
+    elif attack.delivery == "unfinished":
+        yield body[:-1]
     elif attack.delivery == "slow":
         pace = threading.Event()
         for start in range(0, size, size // _PIECES + 1):
@@ -144,7 +154,7 @@ def _answer(client: socket.socket) -> bytes:
     except ConnectionError:
         return received or b"closed"
     except TimeoutError:
-        return b"too late"
+        return TOO_LATE
     return received or b"closed"
 
 

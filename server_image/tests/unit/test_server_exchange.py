@@ -116,6 +116,23 @@ async def test_bodies_that_do_not_fit_together_are_refused_to_be_sent_again() ->
     assert (await Client(stack.app).post("/tokenize", b"1234567890")).status == 200
 
 
+async def test_long_bodies_that_never_end_leave_room_for_short_ones() -> None:
+    stack = stack_of(Inner(), max_body_bytes=100_000)
+    clients = [Client(stack.app) for _ in range(20)]
+    unfinished = [b"1" * 99_999, b""]
+    sent = [
+        asyncio.ensure_future(each.request("POST", "/tokenize", unfinished)) for each in clients
+    ]
+    await asyncio.wait(sent, timeout=0.2)
+    assert rejected(stack, "bodies_full") == 5
+    # A long body would be refused now.
+    assert (await Client(stack.app).post("/tokenize", b"1" * 16_000)).status == 200
+    assert (await Client(stack.app).post("/tokenize", b"1" * 99_000)).status == 503
+    for client in clients:
+        client.leave()
+    await asyncio.gather(*sent)
+
+
 async def test_a_body_that_stops_arriving_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_BODY_SECONDS", 0.02)
     stack = stack_of(Inner())
