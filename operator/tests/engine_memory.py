@@ -29,7 +29,11 @@ from vllm.distributed.parallel_state import destroy_model_parallel
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.platforms import current_platform
+from vllm.v1.attention.backend import MultipleOf
+from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.core.kv_cache_utils import _max_memory_usage_bytes_from_groups, get_kv_cache_groups
+from vllm.v1.kv_cache_interface import KVCacheSpec, MambaSpec
 
 from llmservice_server.compat import model_inspections
 
@@ -55,6 +59,12 @@ def stored_parameters(folder: str) -> dict[str, int] | None:
     return found
 
 
+def of_gpu(spec: KVCacheSpec, block: int) -> KVCacheSpec:
+    """Return the spec of a layer with the block size that it has on GPUs."""
+    # On CPUs, sliding-window layers have larger blocks. A state is a block of its own.
+    return spec if isinstance(spec, MambaSpec) else spec.copy_with_new_block_size(block)
+
+
 def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return vLLM's figures for the model in a folder."""
     config = EngineArgs(
@@ -65,8 +75,6 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
         block_size=GPU_BLOCK_TOKENS,
         **arguments,
     ).create_engine_config()
-    # On some CPUs, vLLM replaces the default format of the state of Mamba layers.
-    config.cache_config.mamba_ssm_cache_dtype = arguments.get("mamba_ssm_cache_dtype", "auto")
     # FlashAttention uses this layout on GPUs. An engine would set it when it starts.
     config.cache_config.kv_cache_layout = "LBNHC"
     # vLLM manages the KV cache of sliding-window layers separately on GPUs only.
@@ -81,10 +89,11 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
                 model = initialize_model(config)
         finally:
             torch.set_default_dtype(default)
+        if config.model_config.is_hybrid:
+            current_platform.update_block_size_for_backend(config)
         layers = get_layers_from_vllm_config(config, AttentionLayerBase)
         specs = {
-            # On CPUs, sliding-window layers have larger blocks.
-            name: spec.copy_with_new_block_size(GPU_BLOCK_TOKENS)
+            name: of_gpu(spec, config.cache_config.block_size)
             for name, layer in layers.items()
             if (spec := layer.get_kv_cache_spec(config)) is not None
         }
@@ -95,13 +104,19 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
             "sequence": _max_memory_usage_bytes_from_groups(config, groups),
             "length": config.model_config.max_model_len,
             "in_flight": config.max_in_flight_tokens,
-            "block": GPU_BLOCK_TOKENS,
+            "block": config.cache_config.block_size,
             "utilization": EngineArgs.gpu_memory_utilization,
         }
 
 
 def main() -> None:
     """Measure every model in the input file and write the figures to the output file."""
+    # FlashAttention divides blocks into these on GPUs.
+    CPUAttentionBackend.get_supported_kernel_block_sizes = staticmethod(
+        lambda *_: [MultipleOf(GPU_BLOCK_TOKENS)]
+    )
+    # On CPUs with these instructions, vLLM replaces the format of the state of Mamba layers.
+    torch.cpu._is_avx512_bf16_supported = lambda: False
     # If its cache of model classes were empty, vLLM would import itself again for each class.
     model_inspections()
     asked, found = map(Path, sys.argv[1:])

@@ -133,7 +133,7 @@ def _lines(
 ) -> Iterator[str]:
     spec = service.spec
     yield f"{service.name}: {plan.verdict}{_reason(plan)}"
-    parts = ", ".join((f"{shape.layers} layers", *shape.shared_parts))
+    parts = ", ".join((shape.layers, *shape.shared_parts))
     yield f"  model      {spec.model.uri}: {parts}"
     count = f"{spec.gpus} GPUs" if spec.gpus > 1 else "1 GPU"
     yield f"  GPU        {count} of {_gib(plan.gpu)}, of which the engine uses {_gib(plan.budget)}"
@@ -143,7 +143,7 @@ def _lines(
     if plan.draft_weights:
         yield f"  draft      {_gib(plan.draft_weights)} of weights on each GPU"
     yield f"  estimate   {_gib(plan.reserve)} for activations, CUDA graphs and libraries"
-    if shape.state is not None:
+    if shape.state is not None and not shape.windows:
         yield f"  state      {plan.request / 1024**2:,.1f} MiB for one request of any length"
         yield f"  room       {plan.requests:,} requests at a time"
     else:

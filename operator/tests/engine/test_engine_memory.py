@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from llmservice_operator.fit import Checkpoint, Plan, Verdict, plan_fit, read_shape
-from llmservice_operator.fit.kv_cache import request_bytes, state_bytes
+from llmservice_operator.fit.kv_cache import StateStorage, request_bytes
 from llmservice_operator.fit.verdict import UTILIZATION_PERCENT
 from llmservice_operator.fit.weights import weight_bytes
 from operator_support.services import a_service
@@ -17,9 +17,14 @@ from server_support.preloaded import Preloaded
 pytest_plugins = ("engine_fixtures",)
 
 SCRIPT: Final = Path(__file__).parents[1] / "engine_memory.py"
-OF_BOTH_VERSIONS: Final = ("falcon-mamba-7b", "mamba-codestral-7b")
-WITH_OPTIONS: Final = " with a prefix cache and another number format"
-MAMBA: Final = [name for name, it in CONFIGS.items() if "state_size" in it]
+WITH_OPTIONS: Final = " with other settings"
+OPTIONS: Final = {
+    "falcon-mamba-7b": {"enable_prefix_caching": True, "mamba_ssm_cache_dtype": "float32"},
+    "mamba-codestral-7b": {"enable_prefix_caching": True, "mamba_ssm_cache_dtype": "float32"},
+    "jamba-3b": {"enable_prefix_caching": False, "mamba_ssm_cache_dtype": "float32"},
+    "nemotron-h-8b": {"enable_prefix_caching": False, "mamba_ssm_cache_dtype": "bfloat16"},
+}
+"""Name of a model -> engine arguments with which it is measured a second time."""
 UNQUANTIZED: Final = [name for name, it in CONFIGS.items() if "quantization_config" not in it]
 
 
@@ -34,50 +39,43 @@ def measured(
         folder.joinpath("config.json").write_text(json.dumps(config))
         questions.append([str(folder), {}])
         folders[name] = str(folder)
-    options = {"enable_prefix_caching": True, "mamba_ssm_cache_dtype": "float32"}
-    questions.extend([folders[name], options] for name in OF_BOTH_VERSIONS)
+    questions.extend([folders[name], options] for name, options in OPTIONS.items())
     folder = tmp_path_factory.mktemp("memory")
     asked, found, log = folder / "questions.json", folder / "answers.json", folder / "log"
     asked.write_text(json.dumps(questions))
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     measuring = preloaded.start([str(SCRIPT), str(asked), str(found)], quiet, folder, log)
     assert measuring.wait(600) == 0, log.read_text()
-    names = [*CONFIGS, *(name + WITH_OPTIONS for name in OF_BOTH_VERSIONS)]
+    names = [*CONFIGS, *(name + WITH_OPTIONS for name in OPTIONS)]
     return dict(zip(names, json.loads(found.read_text()), strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in MAMBA])
-def test_a_request_takes_as_much_kv_cache_as_vllm_reserves(
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_request_takes_as_much_memory_as_vllm_reserves(
     name: str, measured: dict[str, dict[str, Any]]
 ) -> None:
     shape, vllm = read_shape(CONFIGS[name]), measured[name]
     assert shape.longest == vllm["length"]
+    of_model = None if shape.state is None else shape.state.element_bytes
     computed = request_bytes(
-        shape, vllm["length"], in_flight_tokens=vllm["in_flight"], element_bytes=2
+        shape,
+        vllm["length"],
+        in_flight_tokens=vllm["in_flight"],
+        element_bytes=2,
+        storage=StateStorage(2, of_model or 2, caches_prefixes=bool(shape.windows)),
     )
     assert computed == pytest.approx(vllm["sequence"], rel=0.01)
+    if shape.state is not None:
+        assert computed == vllm["sequence"]
 
 
-@pytest.mark.parametrize("name", MAMBA)
-def test_a_request_of_a_mamba_model_takes_as_much_state_as_vllm_reserves(
-    name: str, measured: dict[str, dict[str, Any]]
-) -> None:
-    shape, vllm = read_shape(CONFIGS[name]), measured[name]
-    assert shape.state is not None
-    computed = state_bytes(
-        shape.state, convolution_element_bytes=2, element_bytes=2, caches_prefixes=False
-    )
-    assert computed == vllm["sequence"]
-    assert shape.longest == vllm["length"]
-
-
-@pytest.mark.parametrize("name", OF_BOTH_VERSIONS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_a_prefix_cache_and_a_number_format_change_the_state_as_in_vllm(
     name: str, measured: dict[str, dict[str, Any]]
 ) -> None:
     engine = {
-        "prefixCaching": {"enabled": True},
-        "extraArgs": ["--mamba-ssm-cache-dtype=float32"],
+        "prefixCaching": {"enabled": OPTIONS[name]["enable_prefix_caching"]},
+        "extraArgs": [f"--mamba-ssm-cache-dtype={OPTIONS[name]['mamba_ssm_cache_dtype']}"],
     }
     shape = read_shape(CONFIGS[name])
     found = plan_fit(a_service({"engine": engine}).spec, shape, Checkpoint({}), 2**34)

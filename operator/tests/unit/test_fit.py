@@ -4,7 +4,7 @@ import pytest
 
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.fit import Checkpoint, Plan, UnknownShape, Verdict, plan_fit, read_shape
-from llmservice_operator.fit.kv_cache import request_bytes, state_bytes
+from llmservice_operator.fit.kv_cache import StateStorage, request_bytes
 from llmservice_operator.fit.weights import weight_bytes
 from operator_support.services import a_service
 from operator_support.shapes import CONFIGS
@@ -22,9 +22,13 @@ def plan(gpu_gib: float, engine: dict[str, Any] | None = None, gpus: int = 1) ->
     return plan_fit(spec_of(engine, gpus), read_shape(LLAMA), WEIGHTS, int(gpu_gib * GIB))
 
 
-def kv_bytes(name: str, tokens: int, **options: int) -> int:
+UNCACHED = StateStorage(2, 2, caches_prefixes=False)
+CACHED = StateStorage(2, 2, caches_prefixes=True)
+
+
+def kv_bytes(name: str, tokens: int, *, storage: StateStorage = UNCACHED, **options: int) -> int:
     settings = {"in_flight_tokens": 2048, "element_bytes": 2, **options}
-    return request_bytes(read_shape(CONFIGS[name]), tokens, **settings)
+    return request_bytes(read_shape(CONFIGS[name]), tokens, storage=storage, **settings)
 
 
 def test_each_token_has_a_key_and_a_value_in_each_kv_head_of_each_layer() -> None:
@@ -54,11 +58,8 @@ def test_a_pipeline_stage_keeps_its_own_layers_only() -> None:
     assert kv_bytes("llama-8b", 4096, pipeline=2) == kv_bytes("llama-8b", 4096) // 2
 
 
-def bytes_of_state(name: str, **options: int) -> int:
-    state = read_shape(CONFIGS[name]).state
-    assert state is not None
-    formats = {"convolution_element_bytes": 2, "element_bytes": 2, **options}
-    return state_bytes(state, caches_prefixes=False, **formats)
+def bytes_of_state(name: str, *, element_bytes: int = 2, **options: int) -> int:
+    return kv_bytes(name, 1, storage=StateStorage(2, element_bytes, False), **options)
 
 
 def test_a_mamba_layer_keeps_the_inputs_of_its_convolution_and_the_state_of_its_channels() -> None:
@@ -74,6 +75,99 @@ def test_gpus_share_the_state_and_copy_a_single_group_of_heads() -> None:
     assert bytes_of_state("mamba-codestral-7b", pipeline=2) == whole // 2
     inputs, channels = 3 * (1536 // 8 + 2 * 128), 1536 // 8 * 128
     assert bytes_of_state("mamba2-130m", tensor=8) == 24 * (inputs + channels) * 2
+
+
+QWEN_3_5 = {
+    **CONFIGS["qwen3-next-80b"],
+    "model_type": "qwen3_5_moe_text",
+    "mamba_ssm_dtype": "float32",
+}
+
+
+def test_a_block_of_a_hybrid_model_has_as_many_tokens_as_the_state_of_a_layer_needs() -> None:
+    inputs, channels = 3 * (2 * 16 * 128 + 32 * 128), 32 * 128 * 128
+    tokens = 16 * 34
+    assert 16 * 33 < (inputs + channels) * 2 / (2 * 2 * 256 * 2) < tokens
+    # A block contains 12 layers: all layers with attention, or a third of those with a state.
+    block = 12 * tokens * 2 * 2 * 256 * 2
+    assert kv_bytes("qwen3-next-80b", tokens) == (1 + 3) * block
+    assert kv_bytes("qwen3-next-80b", tokens + 1, storage=CACHED) == (2 + 2 * 3) * block
+
+
+def test_eight_bits_put_twice_as_many_tokens_into_a_block_with_a_state() -> None:
+    whole = kv_bytes("qwen3-next-80b", 262_144, storage=CACHED)
+    assert 0.5 < kv_bytes("qwen3-next-80b", 262_144, storage=CACHED, element_bytes=1) / whole < 0.52
+
+
+def test_a_small_state_leaves_the_block_as_it_is() -> None:
+    # 6 layers have attention and 10 are convolutions.
+    assert kv_bytes("lfm2-1.2b", 16) == (1 + 2) * 6 * 16 * 2 * 8 * 64 * 2
+
+
+def test_a_layer_with_attention_beside_a_state_takes_blocks_for_both() -> None:
+    inputs, channels = 3 * (3072 + 2 * 2 * 256), 3072 * 256
+    tokens = 16 * -(-(inputs + channels) * 2 // (16 * 2 * 2 * 128 * 2))
+    assert kv_bytes("falcon-h1-7b", tokens) == 2 * 44 * tokens * 2 * 2 * 128 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("qwen3-next-80b", "12 layers with attention and 36 with a state"),
+        ("jamba-3b", "2 layers with attention and 26 with a state"),
+        ("granite-4-h-micro", "4 layers with attention and 36 with a state"),
+        ("nemotron-h-8b", "4 layers with attention and 24 with a state"),
+        ("falcon-h1-7b", "44 layers with attention and 44 with a state"),
+        ("lfm2-1.2b", "6 layers with attention and 10 with a state"),
+    ],
+)
+def test_the_layers_with_attention_and_with_a_state_are_counted(name: str, layers: str) -> None:
+    assert read_shape(CONFIGS[name]).layers == layers
+
+
+@pytest.mark.parametrize(
+    ("config", "element_bytes"),
+    [
+        (CONFIGS["nemotron-h-8b"], 4),
+        ({**CONFIGS["nemotron-h-8b"], "mamba_ssm_cache_dtype": "bfloat16"}, 2),
+        (QWEN_3_5, 4),
+        (CONFIGS["qwen3-next-80b"], None),
+    ],
+    ids=["Nemotron-H", "Nemotron-H with another format", "Qwen3.5", "Qwen3-Next"],
+)
+def test_a_model_may_choose_the_number_format_of_its_state(
+    config: dict[str, Any], element_bytes: int | None
+) -> None:
+    state = read_shape(config).state
+    assert state is not None
+    assert state.element_bytes == element_bytes
+
+
+def test_a_hybrid_model_caches_prefixes_unless_the_spec_switches_that_off() -> None:
+    def planned(engine: dict[str, Any]) -> int:
+        shape = read_shape(CONFIGS["granite-4-h-micro"])
+        return plan_fit(spec_of(engine), shape, Checkpoint({}), 24 * GIB).request
+
+    assert planned({}) == planned({"prefixCaching": {"enabled": True}})
+    assert planned({"prefixCaching": {"enabled": False}}) < planned({})
+    assert planned({"extraArgs": ["--mamba-ssm-cache-dtype=float32"]}) > planned({})
+
+
+def test_gpus_share_both_the_attention_heads_and_the_heads_of_the_state() -> None:
+    found = plan_fit(spec_of(gpus=32), read_shape(CONFIGS["nemotron-h-8b"]), Checkpoint({}), GIB)
+    assert found.refusal == (
+        "32 GPUs cannot share the model's 32 attention heads, 8 KV heads and 128 state-space heads "
+        "in 8 groups: set engine.parallelism.tensor to one of 1, 2, 4, 8"
+    )
+
+
+def test_layers_that_are_listed_by_a_period_or_by_their_places_are_the_same_layers() -> None:
+    listed = ["conv", "conv", "full_attention"] * 5 + ["conv"]
+    lfm = {**CONFIGS["lfm2-1.2b"], "full_attn_idxs": [2, 5, 8, 11, 14]}
+    assert read_shape({**lfm, "layer_types": listed}) == read_shape(lfm)
+    qwen = {**CONFIGS["qwen3-next-80b"], "full_attention_interval": None}
+    period = (["linear_attention"] * 3 + ["full_attention"]) * 12
+    assert read_shape({**qwen, "layer_types": period}) == read_shape(qwen)
 
 
 def plan_of_mamba(engine: dict[str, Any] | None = None, gpus: int = 1, gpu_gib: float = 24) -> Plan:
@@ -146,6 +240,10 @@ def test_a_windowed_layer_keeps_no_more_than_its_window_and_the_tokens_in_flight
             "the model has state-space layers (mamba_d_state), whose memory is not known here",
         ),
         (
+            {"attn_type_list": [0, 1] * 16},
+            "the model has linear attention (attn_type_list), whose memory is not known here",
+        ),
+        (
             {"layer_types": ["full_attention", "linear_attention"] * 16},
             "the model has layers of the kind linear_attention, whose memory is not known here",
         ),
@@ -153,7 +251,7 @@ def test_a_windowed_layer_keeps_no_more_than_its_window_and_the_tokens_in_flight
     ],
     ids=[
         *("no layers", "no number", "state space", "linear layers", "state beside attention"),
-        *("linear attention", "no object"),
+        *("list of linear layers", "linear attention", "no object"),
     ],
 )
 def test_a_model_that_the_formulas_do_not_cover_is_refused(
@@ -162,6 +260,10 @@ def test_a_model_that_the_formulas_do_not_cover_is_refused(
     with pytest.raises(UnknownShape) as refused:
         read_shape({**LLAMA, **change})
     assert str(refused.value) == sentence
+
+
+def test_a_list_of_layers_that_all_have_attention_changes_nothing() -> None:
+    assert read_shape({**LLAMA, "attn_type_list": [1] * 32}) == read_shape(LLAMA)
 
 
 def test_the_text_model_of_a_multimodal_model_decides() -> None:

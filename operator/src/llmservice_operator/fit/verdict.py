@@ -12,8 +12,10 @@ from llmservice_operator.api.batching import LEAST_STEP_TOKENS
 from llmservice_operator.api.engine_fields import AUTO
 from llmservice_operator.api.fields import GIB
 from llmservice_operator.api.spec import LLMServiceSpec
-from llmservice_operator.fit.kv_cache import request_bytes, state_bytes
-from llmservice_operator.fit.model_shape import ModelShape, StateShape, UnknownShape
+from llmservice_operator.fit.config_fields import UnknownShape
+from llmservice_operator.fit.kv_cache import StateStorage, request_bytes
+from llmservice_operator.fit.model_shape import ModelShape
+from llmservice_operator.fit.states import FORMAT_BYTES
 from llmservice_operator.fit.weights import Checkpoint, weight_bytes
 
 UTILIZATION_PERCENT: Final = 92
@@ -36,10 +38,9 @@ LIBRARY_BYTES: Final = 3 * GIB // 2
 COLLECTIVE_BYTES: Final = GIB // 2
 """Estimated bytes of the buffers for the communication between GPUs."""
 _STATE_FORMAT: Final = "--mamba-cache-dtype="
-"""Beginning of the argument for the number format of the state of a Mamba layer."""
+"""Beginning of the argument for the number format of the states of a request."""
 _CHANNEL_FORMAT: Final = "--mamba-ssm-cache-dtype="
 """Beginning of the argument that replaces this format for the state of the channels."""
-_FORMAT_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 ROUND_TOKENS: Final = 1024
 """An advised length, in tokens, is rounded down to a multiple of this number."""
 
@@ -78,8 +79,7 @@ class Plan:
     token: float
     """Bytes of the KV cache per token, in a request of the longest length."""
     request: int
-    """Bytes of the KV cache, or of the state of a Mamba model, for one request of the longest
-    length."""
+    """Bytes of the KV cache and of the states for one request of the longest length."""
     longest: int
     """Longest length of a request, in tokens."""
     refusal: str | None
@@ -183,33 +183,30 @@ class _Case:
         collective = COLLECTIVE_BYTES if tensor > 1 else 0
         return self.step_tokens * states * 2 + logits + LIBRARY_BYTES + collective
 
-    def state(self, state: StateShape, tensor: int) -> int:
-        """Return the bytes of the state of one request on each of `tensor` GPUs."""
+    @property
+    def storage(self) -> StateStorage:
         every = self._format_bytes(_STATE_FORMAT) or self.element_bytes
+        of_model = self.shape.state.element_bytes if self.shape.state is not None else None
         caching = self.spec.engine.prefix_caching
-        return state_bytes(
-            state,
+        return StateStorage(
             convolution_element_bytes=every,
-            element_bytes=self._format_bytes(_CHANNEL_FORMAT) or every,
-            # The engine caches no prefixes of a Mamba model by default.
-            caches_prefixes=caching is not None and caching.enabled,
-            tensor=tensor,
-            pipeline=self.pipeline,
+            element_bytes=self._format_bytes(_CHANNEL_FORMAT) or of_model or every,
+            # By default, the engine caches prefixes unless the model has no attention.
+            caches_prefixes=bool(self.shape.windows) if caching is None else caching.enabled,
         )
 
     def _format_bytes(self, argument: str) -> int | None:
         formats = (it for it in self.spec.engine.extra_args if it.startswith(argument))
-        return _FORMAT_BYTES.get(next(formats, "").removeprefix(argument))
+        return FORMAT_BYTES.get(next(formats, "").removeprefix(argument))
 
     def request(self, tokens: int, *, kv_element_bytes: int, tensor: int) -> int:
-        if self.shape.state is not None:
-            return self.state(self.shape.state, tensor)
         in_flight = BATCHES_IN_FLIGHT * self.step_tokens
         own = request_bytes(
             self.shape,
             tokens,
             in_flight_tokens=in_flight,
             element_bytes=kv_element_bytes,
+            storage=self.storage,
             tensor=tensor,
             pipeline=self.pipeline,
         )
@@ -220,6 +217,7 @@ class _Case:
             tokens,
             in_flight_tokens=in_flight,
             element_bytes=kv_element_bytes,
+            storage=self.storage,
             tensor=tensor,
         )
 
@@ -253,7 +251,7 @@ def plan_fit(
 
     `gpu` is the memory of one GPU in bytes. `draft` is the draft model, if one is planned. The spec
     must contain the fields of its accelerator class. Raises UnknownShape for speculative decoding
-    with a Mamba model.
+    with a model that stores states.
     """
     shapes = [shape] if draft is None else [shape, draft.shape]
     has_states = any(each.state is not None for each in shapes)
@@ -297,15 +295,21 @@ def heads_refusal(spec: LLMServiceSpec, shape: ModelShape) -> str | None:
         return None
     possible = ", ".join(str(it) for it in range(1, 65) if _splits(shape, it))
     return (
-        f"{tensor} GPUs cannot share the model's {' and '.join(shape.shared_parts)}: set "
+        f"{tensor} GPUs cannot share the model's {_listed(shape.shared_parts)}: set "
         f"engine.parallelism.tensor to one of {possible}"
     )
 
 
+def _listed(parts: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+
+
 def _splits(shape: ModelShape, tensor: int) -> bool:
-    if shape.state is not None:
-        heads, groups = shape.state.heads, shape.state.groups
-        return heads % tensor == 0 and (groups <= 1 or groups % tensor == 0)
+    if (state := shape.state) is not None:
+        if state.heads % tensor or (state.groups > 1 and state.groups % tensor):
+            return False
+        if not shape.windows:
+            return True
     if shape.attention_heads % tensor:
         return False
     if shape.latent_size is not None:
