@@ -147,7 +147,7 @@ long-adapters: long-models
 	@LLMSERVICE_TEST_REQUESTS=5000 $(RUN) pytest -s server_image/tests/engine/test_engine_adapters_change.py --timeout=0
 long-versions: long-models
 	@$(RUN) python server_image/engine_env.py all
-	@LLMSERVICE_TEST_VERSIONS=all $(RUN) pytest -s server_image/tests/engine/test_engine_versions.py --timeout=0
+	@LLMSERVICE_TEST_VERSIONS=all $(RUN) pytest -s $(addprefix server_image/tests/engine/test_engine_,versions.py object_store.py cache_salt.py adapters.py) --timeout=0
 long-stock: long-models
 	@LLMSERVICE_TEST_ROUNDS=10 $(RUN) pytest -s server_image/tests/long --timeout=0
 long-models: setup

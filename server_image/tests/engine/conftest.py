@@ -48,28 +48,56 @@ def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield interpreter
 
 
-def _tried_versions() -> tuple[str, ...]:
-    """Return the pinned and the newest version; all versions if LLMSERVICE_TEST_VERSIONS is all."""
-    if os.environ.get("LLMSERVICE_TEST_VERSIONS") == "all":
-        return engine_env.VERSIONS
-    newest = max(engine_env.VERSIONS, key=lambda version: [*map(int, version.split("."))])
-    return tuple(dict.fromkeys((engine_env.PINNED, newest)))
+TESTS_ALL_VERSIONS = os.environ.get("LLMSERVICE_TEST_VERSIONS") == "all"
+NEWEST = max(engine_env.VERSIONS, key=lambda version: [*map(int, version.split("."))])
 
 
-@pytest.fixture(scope="session", params=_tried_versions())
+def _interpreter_of(
+    version: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Preloaded]:
+    """Yield an interpreter like `preloaded`. Its Python code is that of the version, and its
+    compiled parts are those of the pinned version.
+    """
+    if version == engine_env.PINNED:
+        yield request.getfixturevalue("preloaded")
+        return
+    python = engine_env.engine_python(version)
+    environment = common_environment(python, tmp_path_factory.mktemp(f"vllm-{version}"))
+    with preloaded_interpreter(python, environment) as interpreter:
+        yield interpreter
+
+
+@pytest.fixture(
+    scope="session",
+    params=engine_env.VERSIONS
+    if TESTS_ALL_VERSIONS
+    else tuple(dict.fromkeys((engine_env.PINNED, NEWEST))),
+)
 def of_any_version(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Preloaded]:
-    """Interpreter like `preloaded`, with each version of vLLM under test. The Python code is that
-    of the version, and the compiled parts are those of the pinned version.
+    """Interpreter of the pinned and of the newest version; of each version if
+    LLMSERVICE_TEST_VERSIONS is all.
     """
-    if request.param == engine_env.PINNED:
-        yield request.getfixturevalue("preloaded")
-        return
-    python = engine_env.engine_python(request.param)
-    environment = common_environment(python, tmp_path_factory.mktemp(f"vllm-{request.param}"))
-    with preloaded_interpreter(python, environment) as interpreter:
-        yield interpreter
+    yield from _interpreter_of(request.param, request, tmp_path_factory)
+
+
+@pytest.fixture(
+    scope="session", params=engine_env.VERSIONS if TESTS_ALL_VERSIONS else (engine_env.PINNED,)
+)
+def version(request: pytest.FixtureRequest) -> str:
+    """The pinned version; each version if LLMSERVICE_TEST_VERSIONS is all. It is for tests that
+    take too long for two versions in every run.
+    """
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def of_version(
+    version: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Preloaded]:
+    """Interpreter of `version`."""
+    yield from _interpreter_of(version, request, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(
-    preloaded: Preloaded, tiny_model: Path, folder: Path, file: Path
+    of_version: Preloaded, tiny_model: Path, folder: Path, file: Path
 ) -> Iterator[ModelServer]:
     """Server that starts with the adapters `one` and `two`. Clients can use only `one`."""
     one, two = entry("one", folder / "one"), entry("two", folder / "two")
@@ -52,7 +52,7 @@ def server(
     with (
         running_hub(settings, folder) as hub,
         running_server(
-            preloaded,
+            of_version,
             folder / "server",
             *flags_for(tiny_model),
             *ADAPTER_FLAGS,

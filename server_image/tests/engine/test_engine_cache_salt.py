@@ -18,7 +18,7 @@ def isolates(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module")
 def server(
-    preloaded: Preloaded,
+    of_version: Preloaded,
     tiny_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
     isolates: bool,
@@ -32,7 +32,7 @@ def server(
         "LLMSERVICE_ISOLATE_PREFIX_CACHE": str(isolates).lower(),
     }
     flags = (*flags_for(tiny_model), "--enable-prefix-caching")
-    with running_server(preloaded, folder, *flags, **settings) as started:
+    with running_server(of_version, folder, *flags, **settings) as started:
         started.headers["Authorization"] = "Bearer anna"
         started.wait_until_ready()
         yield started

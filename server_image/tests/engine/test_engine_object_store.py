@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import engine_env
 from localkube.hub.packages import streamer_packages
 from server_support.engine import SERVER_IMAGE, flags_for, running_server
 from server_support.object_store import Credentials, ObjectStore, running_object_store
@@ -24,10 +25,10 @@ def store(tiny_model: Path, tmp_path: Path) -> Iterator[ObjectStore]:
 
 
 def test_weights_are_streamed_from_an_object_store_with_an_access_key(
-    engine_python: Path, store: ObjectStore, tmp_path: Path
+    version: str, store: ObjectStore, tmp_path: Path
 ) -> None:
     with running_server(
-        engine_python,
+        engine_env.engine_python(version),
         tmp_path / "server",
         *flags_for(MODEL),
         '--model-loader-extra-config={"concurrency":2,"memory_limit":1073741824}',
@@ -48,9 +49,9 @@ def test_weights_are_streamed_from_an_object_store_with_an_access_key(
 
 
 def test_an_image_without_the_streamer_is_named_as_the_cause(
-    preloaded: Preloaded, tmp_path: Path
+    of_version: Preloaded, tmp_path: Path
 ) -> None:
-    with running_server(preloaded, tmp_path, *flags_for(MODEL)) as server:
+    with running_server(of_version, tmp_path, *flags_for(MODEL)) as server:
         assert server.process.wait(120) != 0
         message = server.termination_message()
     assert message["reason"] == "InvalidEngineArgument"
