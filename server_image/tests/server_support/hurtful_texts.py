@@ -64,11 +64,12 @@ def _text(chance: random.Random, size: int) -> str:
     """Return a text of different words, or one long word of random characters."""
     if chance.random() < 0.5:
         words = ["".join(chance.choices(_LETTERS, k=chance.randint(1, 12))) for _ in range(5000)]
-        return " ".join(chance.choices(words, k=size // 8))
-    alphabet = chance.choice(_ALPHABETS)
-    return "".join(chance.choices(alphabet, k=size // len(alphabet[0].encode())))
+        part = " ".join(words) + " "
+    else:
+        part = "".join(chance.choices(chance.choice(_ALPHABETS), k=20_000))
+    return part * (size // len(part.encode()) + 1)
 
 
 def _tokens(chance: random.Random, size: int) -> list[int]:
     number = min(size // 5, chance.choice((8000, 100_000, 1_000_000)))
-    return chance.choices(range(200), k=number)
+    return chance.choices(range(200), k=1000) * (number // 1000)
