@@ -101,8 +101,8 @@ golden: setup  ## Rewrite the objects of all examples (operator/tests/golden); r
 	@$(RUN) pytest -q operator/tests/unit -k golden --update-golden
 
 .PHONY: golden-chart
-golden-chart: setup  ## Rewrite the chart's rendered objects and the values in its README; builds helm
-	@$(RUN) localkube build
+golden-chart: setup  ## Rewrite the chart's rendered objects and the values in its README; builds helm and promtool
+	@$(RUN) localkube build --promtool
 	@$(RUN) pytest -q charts/llmservice-operator/tests/render --update-golden
 
 .PHONY: engine-env

@@ -97,7 +97,7 @@ TIERS = (
         "chart",
         "every rendering of the chart is valid and restricted, and grants minimal permissions",
         ("charts/llmservice-operator/tests/render",),
-        prepare=(("localkube", "build"),),
+        prepare=(("localkube", "build", "--promtool"),),
     ),
     Tier(
         "api",

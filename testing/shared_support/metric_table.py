@@ -36,6 +36,19 @@ class Row:
         return frozenset(f"{self.name}_{suffix}" for suffix in ("bucket", "count", "sum"))
 
 
+_NO_METRIC = re.compile(
+    r"""\{[^}]*\}|\[[^\]]*\]|"[^"]*"|\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"""
+)
+"""Parts of a query of Prometheus that contain no name of a metric."""
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?!\s*\(|[a-zA-Z0-9_:])")
+_OPERATORS = {"and", "or", "unless", "bool", "offset"}
+
+
+def names_in(query: str) -> set[str]:
+    """Return the names of the metrics in a query of Prometheus."""
+    return set(_NAME.findall(_NO_METRIC.sub(" ", query))) - _OPERATORS
+
+
 @cache
 def tables() -> dict[str, tuple[Row, ...]]:
     """Return the rows below each heading of the page."""
@@ -49,6 +62,12 @@ def tables() -> dict[str, tuple[Row, ...]]:
         if rows:
             found[section.partition("\n")[0]] = rows
     return found
+
+
+def is_documented(name: str) -> bool:
+    """Return whether a process exposes series of this name."""
+    rows = (row for table in tables().values() for row in table)
+    return name.startswith(STANDARD) or any(it.matches(name) or name in it.series for it in rows)
 
 
 def differences(exposition: str, *headings: str, all_exposed: bool = True) -> list[str]:

@@ -3,6 +3,7 @@
   llmservice-operator.podLabels       labels of the operator's pods: without versions, so that a new chart alone restarts nothing
   llmservice-operator.selectorLabels  the part that selects the operator's pods; it can never change
   llmservice-operator.metricsServer…      the same three for the metrics server
+  llmservice-operator.monitoringLabels    labels of the objects for a monitoring stack, with those of its selectors
 */}}
 
 {{- define "llmservice-operator.labels" -}}
@@ -40,4 +41,9 @@ app.kubernetes.io/part-of: llmservice
 {{- define "llmservice-operator.metricsServerSelectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}-metrics-server
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "llmservice-operator.monitoringLabels" -}}
+{{- $own := include "llmservice-operator.labels" . | fromYaml -}}
+{{- merge $own .Values.monitoring.labels | toYaml -}}
 {{- end -}}

@@ -52,6 +52,14 @@ VALUE_SETS: dict[str, Values] = {
     },
     "no monitoring": {"monitoring": {"namespace": ""}},
     "a slow API server": {"leaseSeconds": 120},
+    "objects for Prometheus": {
+        "monitoring": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}}
+    },
+    "alerts only": {"monitoring": {"enabled": True, "podMonitors": {"enabled": False}}},
+    "scrapes of some namespaces only": {
+        "monitoring": {"enabled": True, "rules": {"enabled": False}},
+        "watchNamespaces": ["team-a", "team-b"],
+    },
     "every log line": {"logLevel": "debug"},
     "only errors in the log": {"logLevel": "error"},
     "no metrics server": {"metricsServer": {"enabled": False}},

@@ -31,7 +31,7 @@ OPENSHIFT = "security.openshift.io/v1"
 
 FREE_MAPS = {
     *("acceleratorClasses", "affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
-    "monitoring.podLabels",
+    *("monitoring.labels", "monitoring.podLabels"),
     *("metricsServer.resources.limits", "metricsServer.resources.requests"),
     *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
 }
@@ -42,6 +42,12 @@ chooses, and Kubernetes types, whose keys the API server checks."""
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (
+            {"monitoring": {"rules": {"availabilityPercent": 100}}},
+            "at '/monitoring/rules/availabilityPercent': exclusiveMaximum: got 100, want 100",
+        ),
+        ({"monitoring": {"podMonitors": {"interval": "30"}}}, "interval': '30' does not match"),
+        ({"monitoring": {"rules": {"runbooks": "wiki"}}}, "runbooks': 'wiki' does not match"),
         ({"replcas": 3}, "at '': additional properties 'replcas' not allowed"),
         ({"image": {"tga": "1"}}, "at '/image': additional properties 'tga' not allowed"),
         ({"server": {"image": "x"}}, "at '/server': additional properties 'image' not allowed"),

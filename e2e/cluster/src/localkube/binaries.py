@@ -27,6 +27,8 @@ class Module:
     links: Sequence[str] = ()
     """Further names of the program, when one executable contains several programs."""
     flags: str = "-s -w"
+    tags: str = ""
+    """Build tags, separated by commas."""
     minutes: int = 1
     """Approximate duration in minutes of a first build on two cores. It is shown at the start."""
     go_module: str = ""
@@ -81,6 +83,16 @@ KEDA = (
 )
 """Additional programs of a cluster with KEDA."""
 
+PROMTOOL = Module(
+    "promtool",
+    package="github.com/prometheus/prometheus/cmd/promtool",
+    minutes=5,
+    go_module="prometheus",
+    # Service discovery, which the tests of rules do not use, has the clients of twenty clouds.
+    tags="remove_all_sd",
+)
+"""Tests Prometheus rules. Clusters do not need it."""
+
 
 def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
     """Return the Kubernetes versions that a cluster can have. The default is first.
@@ -121,7 +133,7 @@ def folder(module: Module) -> Path:
     digest = hashlib.sha256()
     for source in module.inputs:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    digest.update(f"{module.package}\0{module.flags}\0{toolchain()}".encode())
+    digest.update(f"{module.package}\0{module.flags}\0{toolchain()}{module.tags}".encode())
     return paths.cluster_cache() / "bin" / f"{module.name}-{digest.hexdigest()[:12]}"
 
 
@@ -139,7 +151,7 @@ def program(name: str) -> Path:
 
     Raises KeyError if there is none.
     """
-    for module in (*modules(), *KEDA):
+    for module in (*modules(), *KEDA, PROMTOOL):
         if name in (module.name, *module.links):
             return folder(module) / name
     raise KeyError(name)
@@ -188,6 +200,7 @@ def _go_build(module: Module, output: Path) -> None:
         "build",
         "-buildvcs=false",
         f"-modfile={module.modfile}",
+        f"-tags={module.tags}",
         "-ldflags",
         module.flags,
     ]

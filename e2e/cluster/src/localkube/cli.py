@@ -62,6 +62,9 @@ def name_first(argv: list[str]) -> list[str]:
 
 def _register(subparsers: Subparsers) -> None:
     building = subparsers.add_parser("build", help="build the cluster's programs into the cache")
+    building.add_argument(
+        "--promtool", action="store_true", help="also build the tool that tests Prometheus rules"
+    )
     building.set_defaults(run=_build)
     for tool in TOOLS:
         running = subparsers.add_parser(
@@ -74,8 +77,8 @@ def _register(subparsers: Subparsers) -> None:
     inside.set_defaults(run=_run_inside)
 
 
-def _build(_arguments: argparse.Namespace) -> int:
-    modules = binaries.modules()
+def _build(arguments: argparse.Namespace) -> int:
+    modules = (*binaries.modules(), *((binaries.PROMTOOL,) if arguments.promtool else ()))
     binaries.build(modules)
     for module in modules:
         print(binaries.folder(module))

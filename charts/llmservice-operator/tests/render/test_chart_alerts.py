@@ -1,0 +1,144 @@
+"""Tests the chart's alerts with promtool: each fires, ends, and has a runbook."""
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart_support.helm import CHART, REPOSITORY, find, render
+from localkube import binaries
+from shared_support.metric_table import is_documented, names_in
+
+CASES: dict[str, Any] = yaml.safe_load((CHART / "tests" / "alerts.yaml").read_text())
+RUNBOOKS = REPOSITORY / "docs" / "runbooks"
+
+
+@cache
+def groups() -> list[Any]:
+    rule = find(render({"monitoring": {"enabled": True}}), "PrometheusRule")
+    found: list[Any] = rule["spec"]["groups"]
+    return found
+
+
+def rules() -> list[Any]:
+    return [rule for group in groups() for rule in group["rules"]]
+
+
+def alerts() -> dict[str, Any]:
+    return {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def promtool(*arguments: str, folder: Path) -> None:
+    command = [str(binaries.program("promtool")), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def write_test(folder: Path, name: str, case: Any) -> str:
+    """Write the test of an alert, and the rules that the alert needs; return the file of the test.
+
+    The rules of all alerts would take promtool twenty times as long.
+    """
+    rule = alerts()[name]
+    needed = names_in(rule["expr"])
+    records = [it for it in rules() if it.get("record") in needed]
+    group = {"name": name, "rules": [*records, rule]}
+    (folder / f"{name}-rules.yaml").write_text(yaml.safe_dump({"groups": [group]}))
+    fired = {
+        "exp_labels": {**case["labels"], **rule["labels"]},
+        "exp_annotations": {
+            "summary": case["summary"],
+            "description": case["description"],
+            "runbook_url": rule["annotations"]["runbook_url"],
+        },
+    }
+    interval = case.get("interval", "1m")
+    expected = ((case["before"], []), (case["fires"], [fired]), (case["resolved"], []))
+    test = {
+        "interval": interval,
+        "input_series": [{"series": key, "values": it} for key, it in case["series"].items()],
+        "alert_rule_test": [
+            {"eval_time": time, "alertname": name, "exp_alerts": fired} for time, fired in expected
+        ],
+    }
+    file = {
+        "rule_files": [f"{name}-rules.yaml"],
+        "evaluation_interval": interval,
+        "tests": [test],
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(file))
+    return f"{name}.yaml"
+
+
+def test_each_alert_fires_and_ends(tmp_path: Path) -> None:
+    files = [write_test(tmp_path, name, case) for name, case in CASES.items()]
+    promtool("test", "rules", *files, folder=tmp_path)
+
+
+def test_the_rules_are_valid(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
+    promtool("check", "rules", "rules.yaml", folder=tmp_path)
+
+
+def test_an_alert_that_does_not_fire_fails_its_test(tmp_path: Path) -> None:
+    name = "LLMServiceDrainStuck"
+    case = {**CASES[name], "fires": CASES[name]["before"]}
+    file = write_test(tmp_path, name, case)
+    with pytest.raises(AssertionError, match="FAILED"):
+        promtool("test", "rules", file, folder=tmp_path)
+
+
+def test_every_alert_has_a_case() -> None:
+    assert set(CASES) == set(alerts())
+
+
+def test_every_alert_has_a_runbook_that_its_link_leads_to() -> None:
+    pages = {page.stem for page in RUNBOOKS.glob("LLMService*.md")}
+    assert pages == set(alerts())
+    for name, rule in alerts().items():
+        assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks/{name}.md")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_runbook_says_what_to_look_at_and_what_to_do(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text()
+    assert text.startswith(f"# {name}\n")
+    assert re.findall("^## (.*)$", text, re.M) == ["Symptom", "Look", "Do"]
+
+
+def test_the_link_of_an_alert_begins_with_the_value_for_it() -> None:
+    values = {"monitoring": {"enabled": True, "rules": {"runbooks": "https://wiki/llm/"}}}
+    last = find(render(values), "PrometheusRule")["spec"]["groups"][-1]["rules"][0]
+    assert last["annotations"]["runbook_url"] == f"https://wiki/llm/{last['alert']}.md"
+
+
+def test_without_a_metrics_server_nothing_is_said_about_it() -> None:
+    values = {"monitoring": {"enabled": True}, "metricsServer": {"enabled": False}}
+    found = find(render(values), "PrometheusRule")["spec"]["groups"]
+    assert "llmservice-metrics-server" not in [group["name"] for group in found]
+
+
+def unknown_metrics(query: str) -> set[str]:
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    return {name for name in names_in(query) - recorded if not is_documented(name)}
+
+
+def test_every_metric_of_a_rule_is_documented() -> None:
+    assert {name for rule in rules() for name in unknown_metrics(rule["expr"])} == set()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_metric_of_a_runbook_is_documented(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text()
+    for query in re.findall("^```promql\n(.*?)^```$", text, re.M | re.S):
+        assert names_in(query)
+        assert unknown_metrics(query) == set()
+
+
+def test_a_metric_that_no_process_has_is_found() -> None:
+    query = "sum(rate(llm_requests_total[5m])) / llm_request_duration_seconds_count + llm_wrong"
+    assert unknown_metrics(query) == {"llm_wrong"}
