@@ -89,7 +89,7 @@ fmt: setup  ## Format the code and apply automatic fixes
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .
 
 .PHONY: generate
-generate: setup  ## Rewrite generated files (CRD and its copy in the chart, the chart's rules, reference pages)
+generate: setup  ## Rewrite generated files (CRD and its copy in the chart, the chart's rules and dashboards, reference pages)
 	@$(RUN) python e2e/generated.py
 
 .PHONY: flag-tables

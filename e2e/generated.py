@@ -27,6 +27,12 @@ FILES: Mapping[str, Callable[[], str]] = {
     "charts/llmservice-operator/templates/_rules.tpl": printed_by(
         "llmservice-operator", "chart-rules"
     ),
+    **{
+        f"charts/llmservice-operator/files/dashboards/{name}.json": printed_by(
+            sys.executable, str(ROOT / "charts/dashboards"), name
+        )
+        for name in ("services", "service", "router", "operator")
+    },
     "docs/conditions.md": printed_by("llmservice-operator", "reference", "conditions"),
     "docs/engine-flags.md": printed_by("llmservice-operator", "reference", "engine-flags"),
     "docs/migrating.md": printed_by(sys.executable, str(ROOT / "operator/migration_page.py")),

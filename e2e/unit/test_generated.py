@@ -92,4 +92,5 @@ def test_every_file_that_says_it_is_generated_is_checked() -> None:
         and says_so.search((ROOT / name).read_text()[:200])
     }
 
-    assert found == set(FILES)
+    # JSON has no comments.
+    assert found == {name for name in FILES if Path(name).suffix != ".json"}

@@ -49,6 +49,15 @@ def names_in(query: str) -> set[str]:
     return set(_NAME.findall(_NO_METRIC.sub(" ", query))) - _OPERATORS
 
 
+def labels_in(query: str) -> set[str]:
+    """Return the labels that a query of Prometheus names."""
+    lists = re.findall(r"\b(?:by|on|group_left|group_right)\s*\(([^)]*)\)", query)
+    matchers = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", query)
+    return {label.strip() for each in lists for label in each.split(",") if label.strip()} | {
+        *matchers
+    }
+
+
 @cache
 def tables() -> dict[str, tuple[Row, ...]]:
     """Return the rows below each heading of the page."""
@@ -64,10 +73,12 @@ def tables() -> dict[str, tuple[Row, ...]]:
     return found
 
 
-def is_documented(name: str) -> bool:
-    """Return whether a process exposes series of this name."""
+def rows_of(name: str) -> list[Row]:
+    """Return the rows of the page that contain the series of this name."""
+    if name.startswith(STANDARD):
+        return [Row(name, "any", frozenset())]
     rows = (row for table in tables().values() for row in table)
-    return name.startswith(STANDARD) or any(it.matches(name) or name in it.series for it in rows)
+    return [row for row in rows if row.matches(name) or name in row.series]
 
 
 def differences(exposition: str, *headings: str, all_exposed: bool = True) -> list[str]:

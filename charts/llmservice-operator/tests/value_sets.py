@@ -55,7 +55,13 @@ VALUE_SETS: dict[str, Values] = {
     "objects for Prometheus": {
         "monitoring": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}}
     },
-    "alerts only": {"monitoring": {"enabled": True, "podMonitors": {"enabled": False}}},
+    "alerts only": {
+        "monitoring": {
+            "enabled": True,
+            "podMonitors": {"enabled": False},
+            "dashboards": {"enabled": False},
+        }
+    },
     "scrapes of some namespaces only": {
         "monitoring": {"enabled": True, "rules": {"enabled": False}},
         "watchNamespaces": ["team-a", "team-b"],

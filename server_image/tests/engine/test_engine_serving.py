@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from server_support.engine import SERVED_NAME, ModelServer, documented_examples
 from shared_support.metric_table import differences
 
 PROMPT = "Hello"
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def test_answers_probes_from_the_start_and_refuses_requests_until_it_is_ready(
@@ -245,6 +247,20 @@ def test_metrics_are_on_the_management_port_ours_beside_those_of_vllm(server: Mo
     assert server.metric('llm_phase{phase="ready"}') == 1
     assert server.metric('llm_load_seconds{phase="importing"}') > 0
     assert differences(server.probe("/metrics").body, "Model server") == []
+
+
+def test_vllm_has_the_metrics_that_alerts_dashboards_and_runbooks_query(
+    server: ModelServer,
+) -> None:
+    chart, runbooks = REPOSITORY / "charts/llmservice-operator/files", REPOSITORY / "docs/runbooks"
+    files = [chart / "alerts.yaml", *chart.glob("dashboards/*.json"), *runbooks.glob("*.md")]
+    queried = {name for file in files for name in re.findall(r"vllm:\w+", file.read_text())}
+    exposed = set(re.findall(r"^vllm:\w+", server.probe("/metrics").body, re.MULTILINE))
+
+    # This server does not speculate.
+    of_speculation = {name for name in queried if name.startswith("vllm:spec_decode_")}
+    assert len(of_speculation) == 2
+    assert queried - exposed == of_speculation
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -65,16 +65,22 @@ class HelmError(Exception):
     """Helm failed. The message is its standard error."""
 
 
+class MissingProgram(Exception):
+    """A program that the tests run does not exist. The message says how to get it."""
+
+
 @cache
-def helm_binary() -> str:
-    """Return the path of helm from $HELM, else from PATH, else from the local cluster."""
-    if found := os.environ.get("HELM") or shutil.which("helm"):
+def binary(name: str, build: str) -> str:
+    """Return the path of a program: from the variable of its name in capitals, else from PATH, else
+    from the cache, into which the command `build` puts it.
+    """
+    if found := os.environ.get(name.upper()) or shutil.which(name):
         return found
-    cached = binaries.program("helm")
+    cached = binaries.program(name)
     if not cached.exists():
-        raise HelmError(
-            "helm is missing: build the local cluster's with `uv run localkube build`, put one on"
-            " PATH, or name it in HELM"
+        raise MissingProgram(
+            f"{name} is missing: build it with `{build}`, put one on PATH, or name it in"
+            f" {name.upper()}"
         )
     return str(cached)
 
@@ -82,7 +88,11 @@ def helm_binary() -> str:
 def helm(*args: str, stdin: str = "") -> str:
     """Run helm and return its output; raise HelmError with its message."""
     done = subprocess.run(
-        [helm_binary(), *args], input=stdin, capture_output=True, text=True, timeout=120
+        [binary("helm", "uv run localkube build"), *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     if done.returncode != 0:
         raise HelmError(done.stderr.strip())

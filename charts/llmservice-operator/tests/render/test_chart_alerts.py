@@ -1,7 +1,6 @@
 """Tests the chart's alerts with promtool: each fires, ends, and has a runbook."""
 
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import pytest
 import yaml
 
 from chart_support.helm import CHART, REPOSITORY, find, render
-from localkube import binaries
-from shared_support.metric_table import is_documented, names_in
+from chart_support.promtool import promtool
+from shared_support.metric_table import names_in, rows_of
 
 CASES: dict[str, Any] = yaml.safe_load((CHART / "tests" / "alerts.yaml").read_text())
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
@@ -30,12 +29,6 @@ def rules() -> list[Any]:
 
 def alerts() -> dict[str, Any]:
     return {rule["alert"]: rule for rule in rules() if "alert" in rule}
-
-
-def promtool(*arguments: str, folder: Path) -> None:
-    command = [str(binaries.program("promtool")), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def write_test(folder: Path, name: str, case: Any) -> str:
@@ -57,12 +50,16 @@ def write_test(folder: Path, name: str, case: Any) -> str:
         },
     }
     interval = case.get("interval", "1m")
-    expected = ((case["before"], []), (case["fires"], [fired]), (case["resolved"], []))
+    expected: list[tuple[str, list[Any]]] = [
+        (case["before"], []),
+        (case["fires"], [fired]),
+        (case["resolved"], []),
+    ]
     test = {
         "interval": interval,
         "input_series": [{"series": key, "values": it} for key, it in case["series"].items()],
         "alert_rule_test": [
-            {"eval_time": time, "alertname": name, "exp_alerts": fired} for time, fired in expected
+            {"eval_time": time, "alertname": name, "exp_alerts": those} for time, those in expected
         ],
     }
     file = {
@@ -124,7 +121,7 @@ def test_without_a_metrics_server_nothing_is_said_about_it() -> None:
 
 def unknown_metrics(query: str) -> set[str]:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    return {name for name in names_in(query) - recorded if not is_documented(name)}
+    return {name for name in names_in(query) - recorded if not rows_of(name)}
 
 
 def test_every_metric_of_a_rule_is_documented() -> None:

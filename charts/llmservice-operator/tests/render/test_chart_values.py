@@ -32,6 +32,7 @@ OPENSHIFT = "security.openshift.io/v1"
 FREE_MAPS = {
     *("acceleratorClasses", "affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
     *("monitoring.labels", "monitoring.podLabels"),
+    *("monitoring.dashboards.labels", "monitoring.dashboards.annotations"),
     *("metricsServer.resources.limits", "metricsServer.resources.requests"),
     *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
 }

@@ -1,0 +1,131 @@
+"""Tests the Grafana dashboards of the chart: their queries, their layout and their ConfigMaps."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart_support.helm import CHART, Manifest, find, render
+from chart_support.promtool import promtool
+from shared_support.metric_table import labels_in, names_in, rows_of
+
+FILES = sorted((CHART / "files" / "dashboards").glob("*.json"))
+LABELS_OF_A_TARGET = {"namespace", "pod", "llmservice", "le"}
+"""Labels that Prometheus or the PodMonitors add, and that of the buckets of a histogram."""
+LABELS_OF_OTHERS = {"engine", "model_name", "envoy_response_code_class", "slo"} | {
+    "envoy_http_conn_manager_prefix"
+}
+"""Labels of the metrics of vLLM and Envoy, and of the recorded metrics."""
+ON_A_DASHBOARD = {
+    "$__rate_interval": "5m",
+    "$namespace": ".*",
+    "$llmservice": ".*",
+    "$release": "a",
+}
+"""Values for the variables of queries."""
+
+
+def dashboard(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def panels(file: Path) -> Iterator[Any]:
+    yield from (panel for panel in dashboard(file)["panels"] if panel["type"] != "row")
+
+
+def queries(file: Path) -> Iterator[str]:
+    for panel in panels(file):
+        for target in panel["targets"]:
+            yield target["expr"]
+
+
+@cache
+def recorded() -> set[str]:
+    rule = find(render({"monitoring": {"enabled": True}}), "PrometheusRule")
+    return {
+        each["record"]
+        for group in rule["spec"]["groups"]
+        for each in group["rules"]
+        if "record" in each
+    }
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_metrics_of_every_panel_are_documented(file: Path) -> None:
+    assert list(queries(file))
+    for query in queries(file):
+        names = names_in(query) - recorded()
+        for name in names:
+            assert rows_of(name), f"{name} in {query}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_labels_of_every_panel_are_documented(file: Path) -> None:
+    for query in queries(file):
+        known = {label for name in names_in(query) for row in rows_of(name) for label in row.labels}
+        unknown = labels_in(query) - known - LABELS_OF_A_TARGET - LABELS_OF_OTHERS
+        assert unknown == set(), query
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_legend_names_labels_of_its_query(file: Path) -> None:
+    for panel in panels(file):
+        for target in panel["targets"]:
+            named = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
+            assert named <= labels_in(target["expr"]), target["expr"]
+
+
+def test_prometheus_accepts_every_query(tmp_path: Path) -> None:
+    rules = []
+    for number, query in enumerate(query for file in FILES for query in queries(file)):
+        for variable, value in ON_A_DASHBOARD.items():
+            query = query.replace(variable, value)
+        assert "$" not in query
+        rules.append({"record": f"query:{number}", "expr": query})
+    text = yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]})
+    (tmp_path / "rules.yaml").write_text(text)
+    promtool("check", "rules", "rules.yaml", folder=tmp_path)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_panel_says_what_it_shows_and_has_a_place_of_its_own(file: Path) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard(file)["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert all(panel["title"] and panel["description"].endswith(".") for panel in panels(file))
+    numbers = [panel["id"] for panel in dashboard(file)["panels"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_each_dashboard_has_a_config_map_that_the_sidecar_of_grafana_loads() -> None:
+    options = {"labels": {"load_me": "yes"}, "annotations": {"grafana_folder": "LLM"}}
+    values = {"monitoring": {"enabled": True, "dashboards": options}}
+    found: list[Manifest] = [it for it in render(values) if it["kind"] == "ConfigMap"]
+    contents = {name: text for it in found for name, text in it["data"].items()}
+
+    assert {file.name: dashboard(file) for file in FILES} == {
+        name: json.loads(text) for name, text in contents.items()
+    }
+    for each in found:
+        assert each["metadata"]["labels"]["load_me"] == "yes"
+        assert each["metadata"]["annotations"] == {"grafana_folder": "LLM"}
+
+
+def test_the_dashboards_have_addresses_of_their_own_and_link_to_each_other() -> None:
+    assert len({dashboard(file)["uid"] for file in FILES}) == len(FILES) == 4
+    for file in FILES:
+        (link,) = dashboard(file)["links"]
+        assert link["tags"] == dashboard(file)["tags"] == ["llmservice"]
