@@ -211,6 +211,14 @@ def test_the_ports_of_the_process_are_those_of_its_container_and_objects() -> No
         assert container[probe]["httpGet"]["port"] == "management"
 
 
+def test_a_router_pod_on_a_busy_node_is_not_restarted_while_it_starts_or_serves() -> None:
+    (container,) = pod_of({})["containers"]
+    starts, lives = container["startupProbe"], container["livenessProbe"]
+    assert starts["failureThreshold"] * starts["periodSeconds"] == 300
+    assert lives["failureThreshold"] * lives["periodSeconds"] == 60
+    assert lives["timeoutSeconds"] == lives["periodSeconds"]
+
+
 def test_a_limit_of_the_ttft_is_told_only_if_there_is_one() -> None:
     assert settings_of(pod_of({})).ttft_limit_seconds is None
     assert settings_of(pod_of({"autoscaling": {"maxReplicas": 2}})).ttft_limit_seconds == 0.5

@@ -21,6 +21,7 @@ from llmservice_operator.workload.deployment import REVISION_HISTORY_LIMIT, REVI
 from llmservice_operator.workload.pod_template import (
     FAILED_PROBE_GRACE_SECONDS,
     RESTRICTED_CONTAINER,
+    build_liveness_probe,
     build_port,
     build_probe,
     build_readiness_probe,
@@ -161,8 +162,9 @@ def _container(context: Context, settings: RouterSettings) -> dict[str, Any]:
             build_port(names.MANAGEMENT_PORT_NAME, names.MANAGEMENT_PORT),
             build_port(names.PICKER_PORT_NAME, names.ROUTER_PICKER_PORT),
         ],
-        "startupProbe": ends | build_probe(names.LIVENESS_PROBE_PATH, 2, failures=30),
-        "livenessProbe": ends | build_probe(names.LIVENESS_PROBE_PATH, 10, failures=3),
+        # On a busy node, the start may take minutes, and a restart would begin it again.
+        "startupProbe": ends | build_probe(names.LIVENESS_PROBE_PATH, 2, failures=150),
+        "livenessProbe": build_liveness_probe(),
         "readinessProbe": build_readiness_probe(service.spec),
         "securityContext": RESTRICTED_CONTAINER,
         "terminationMessagePolicy": "FallbackToLogsOnError",

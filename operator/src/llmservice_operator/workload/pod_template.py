@@ -151,11 +151,19 @@ def _build_probes(spec: LLMServiceSpec) -> dict[str, Any]:
     return {
         "startupProbe": ends
         | build_probe(names.STARTUP_PROBE_PATH, STARTUP_PROBE_PERIOD_SECONDS, failures),
-        # The threshold is one minute. A server answers while its engine computes, but may be
-        # delayed for a moment, and a restart would end every request in progress.
-        "livenessProbe": ends | build_probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10),
+        "livenessProbe": build_liveness_probe(),
         "readinessProbe": build_readiness_probe(spec),
     }
+
+
+def build_liveness_probe() -> dict[str, Any]:
+    """Build the liveness probe of a pod that serves requests. It fails after one minute.
+
+    Such a pod answers while it serves, but may be delayed on a busy node, and a restart would end
+    every request in progress.
+    """
+    ends = {"terminationGracePeriodSeconds": FAILED_PROBE_GRACE_SECONDS}
+    return ends | build_probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10)
 
 
 def build_readiness_probe(spec: LLMServiceSpec) -> dict[str, Any]:
