@@ -73,21 +73,28 @@ def test_a_server_image_imports_its_vllm_for_any_user(
     assert "--max-model-len" in done.stdout
 
 
-@pytest.mark.parametrize("name", [SERVER_CPU.name, SERVER_GPU.name])
-def test_a_server_that_is_stopped_while_its_interpreter_starts_ends_at_once(
-    images: dict[str, str], name: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "command", "status"),
+    [
+        (SERVER_CPU.name, ["llmservice-server", "--help-engine"], 0),
+        (SERVER_GPU.name, ["llmservice-server", "--help-engine"], 0),
+        (OPERATOR.name, ["llmservice-operator", "crd"], 143),
+    ],
+)
+def test_a_program_that_is_stopped_while_its_interpreter_starts_ends_at_once(
+    images: dict[str, str], name: str, command: list[str], status: int, tmp_path: Path
 ) -> None:
     early = tmp_path / "sitecustomize.py"
     early.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
     done = run_restricted(
         images[name],
-        ["--help-engine"],
+        command[1:],
         tmp_path,
         files={"/run/early/sitecustomize.py": early},
-        entrypoint=["env", "PYTHONPATH=/run/early", "llmservice-server"],
+        entrypoint=["env", "PYTHONPATH=/run/early", command[0]],
     )
 
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
 
 
 @pytest.mark.parametrize("name", [SERVER_CPU.name, SERVER_GPU.name])
