@@ -186,6 +186,10 @@ bench-scaling: setup  ## Simulate the autoscaler, others and an oracle; ends wit
 bench-scaling-full: setup  ## Simulate every cell; writes bench/scaling/results (CSV and plots)
 	@PYTHONPATH=bench $(RUN) python -m scaling --full
 
+.PHONY: bench-scaling-unseen
+bench-scaling-unseen: setup  ## Simulate workloads for which nothing was tuned, and search for cliffs of the capacity
+	@PYTHONPATH=bench $(RUN) python -m scaling --unseen
+
 .PHONY: bench-serving
 bench-serving: setup  ## Measure the server against stock vLLM, batching and speculation; ends with a line per gate
 	@PYTHONPATH=bench $(RUN) python -m serving $(PART)

@@ -1,4 +1,6 @@
-"""Runs the scaling bench: `make bench-scaling`, `make bench-scaling-full`."""
+"""Runs the scaling bench: `make bench-scaling`, `make bench-scaling-full`,
+`make bench-scaling-unseen`.
+"""
 
 import argparse
 import csv
@@ -11,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
+from scaling.cliff import CASES, search
 from scaling.gates import (
     CELLS,
     Figures,
@@ -33,8 +36,11 @@ from scaling.runs import (
     other_runs,
     peer_names,
     result_of,
+    unseen_runs,
 )
 from scaling.truth import truth_of
+from scaling.unseen import UNSEEN
+from scaling.unseen_gates import cliff_gates, unseen_gates
 from scaling.workloads import Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,6 +50,7 @@ def main() -> int:
     """Run the requested parts. A missed gate is reported and is not an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="every cell; writes CSV and plots")
+    parser.add_argument("--unseen", action="store_true", help="the unseen workloads, and cliffs")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--only", default="", help="workloads, by comma")
     parser.add_argument("--no-peers", action="store_true", help="ours and the oracle alone")
@@ -51,6 +58,8 @@ def main() -> int:
 
     names = () if arguments.no_peers else peer_names()
     wanted = set(arguments.only.split(",")) if arguments.only else set(WORKLOADS)
+    if arguments.unseen:
+        return run_unseen(names, wanted, arguments.jobs)
     started = time.monotonic()
     commit = _commit()
     results = run_all([run for run in gate_runs(names) if run.workload in wanted], arguments.jobs)
@@ -74,6 +83,20 @@ def main() -> int:
     return 0
 
 
+def run_unseen(names: tuple[str, ...], wanted: set[str], jobs: int) -> int:
+    """Search for cliffs, and run the workloads for which nothing was tuned."""
+    for gate in cliff_gates(search(range(CASES), jobs)):
+        print(gate.line, flush=True)
+    for workload in UNSEEN:
+        if not workload.is_present():
+            print(f"{workload.name}: left out, because {workload.needs} does not exist")
+    results = run_all([run for run in unseen_runs(names, SEEDS) if run.workload in wanted], jobs)
+    print_runs(results)
+    for gate in unseen_gates(results):
+        print(gate.line, flush=True)
+    return 0
+
+
 def _commit() -> str:
     """Return the commit under test, or "unknown" in a source archive, which has no commit."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -88,7 +111,7 @@ def print_gates(results: list[Result]) -> None:
 def _sustained(workload: Workload) -> str:
     hardware, truth = workload.hardware, truth_of(workload).capacity
     mix = seen_mix(workload, 0.5 * truth)
-    promised, mean = promised_rate(hardware, mix), mean_rate(hardware, mix)
+    promised, mean = promised_rate(hardware, mix, workload.slo), mean_rate(hardware, mix)
     return (
         f"{workload.name}: one replica sustains {truth:.2f} requests/s; "
         f"our formula says {promised:.2f} ({100 * (promised / truth - 1):+.0f} %), "
@@ -115,6 +138,23 @@ def run_all(runs: list[Run], jobs: int) -> list[Result]:
 
 def print_tables(results: list[Result]) -> None:
     """Print every run with the first seed, and then the totals of each policy over the cells."""
+    print_runs(results)
+    figures = Figures(results)
+    print(f"\nsum of {len(CELLS)} cells, seed {SEEDS[0]}")
+    for policy in (OURS, ORACLE, *figures.peers()):
+        hours = figures.over_cells(policy, SEEDS[0], gpu_hours)
+        share = figures.over_cells(policy, SEEDS[0], attainment)
+        print(
+            f"{policy:<26}{sum(hours):>8.1f} GPU-h"
+            f"{mean(share):>8.2f} % mean{min(share):>8.2f} % min"
+        )
+    print(f"best peer: {best_peer(figures)}")
+    for (workload, cold_start), peer in dominated_cells(figures):
+        print(f"dominated: {workload} at {cold_start:.0f} s by {peer}")
+
+
+def print_runs(results: list[Result]) -> None:
+    """Print every run with the first seed."""
     print(
         f"\n{'workload':<16}{'cold':>5} {'policy':<26}{'GPU-h':>8}{'SLO %':>8}{'events':>8}"
         f"{'peak':>6}{'use %':>7}{'recovery':>10}{'cut':>5}"
@@ -130,18 +170,6 @@ def print_tables(results: list[Result]) -> None:
             f"{result.attainment_percent:>8.2f}{result.events:>8}{result.peak:>6}"
             f"{result.utilization_percent:>7.1f}{result.recovery_seconds:>10.0f}{result.cut:>5}"
         )
-    figures = Figures(results)
-    print(f"\nsum of {len(CELLS)} cells, seed {SEEDS[0]}")
-    for policy in (OURS, ORACLE, *figures.peers()):
-        hours = figures.over_cells(policy, SEEDS[0], gpu_hours)
-        share = figures.over_cells(policy, SEEDS[0], attainment)
-        print(
-            f"{policy:<26}{sum(hours):>8.1f} GPU-h"
-            f"{mean(share):>8.2f} % mean{min(share):>8.2f} % min"
-        )
-    print(f"best peer: {best_peer(figures)}")
-    for (workload, cold_start), peer in dominated_cells(figures):
-        print(f"dominated: {workload} at {cold_start:.0f} s by {peer}")
 
 
 def write_csv(results: Iterable[Result], commit: str) -> None:

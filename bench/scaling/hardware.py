@@ -39,7 +39,13 @@ class Hardware:
 
 
 SLO = ServiceLevelObjective(ttft_seconds=0.5, itl_seconds=0.05, objective=0.95)
-SLO_ARRAY = np.array([SLO.ttft_seconds, SLO.itl_seconds])
+
+
+def slo_array(slo: ServiceLevelObjective) -> Array:
+    """Return the limits of TTFT and ITL in seconds, infinite where there is none."""
+    limits = (slo.ttft_seconds, slo.itl_seconds)
+    return np.array([np.inf if limit is None else limit for limit in limits])
+
 
 _EIGHT_BILLION = {"weight_bytes": 16e9, "parameters": 8e9, "kv_bytes_per_token": 131_072}
 

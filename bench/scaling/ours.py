@@ -1,12 +1,19 @@
 """Implements our policy with the product's own modules and the inputs of the metrics server."""
 
+import math
 from dataclasses import dataclass, field
 
+from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.scaling.assess import (
     TARGET_PERCENT,
     Assessment,
     ScalingState,
     assess,
+)
+from llmservice_operator.scaling.calibration import (
+    calibration_of,
+    has_moved,
+    with_calibration,
 )
 from llmservice_operator.scaling.hpa import Behavior, HpaSpec, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
@@ -17,11 +24,12 @@ from llmservice_operator.scaling.signals import (
 )
 from llmservice_operator.scaling.step_model import StepModelFit
 from scaling.counters import snapshot_of
-from scaling.hardware import SLO
 from scaling.simulation import Pod, Simulation
 
 SCRAPE_SECONDS = 5
 SYNC_SECONDS = 15
+STORE_SECONDS = 600.0
+"""Least time in seconds between two writes of the calibration into the status."""
 PATCH_SECONDS = 300.0
 """Least time in seconds between two changes of the HPA's behavior by the operator."""
 
@@ -36,11 +44,17 @@ class Ours:
     behavior: Behavior | None = None
     patched_at: float = 0.0
     assessment: Assessment | None = None
+    stored: Calibration | None = None
+    """Calibration in the status of the service."""
+    stored_at: float = -math.inf
     demands: list[tuple[float, float | None, float, float]] = field(default_factory=list)
     """For every scrape, its time, and the demand in percent, the capacity factor and the scale-down
     window in seconds."""
 
     def step(self, view: Simulation) -> int | None:
+        if view.is_unwatched:
+            self.state = self.assessment = None
+            return None
         if view.now % SCRAPE_SECONDS == 0:
             self._scrape(view)
         if (view.now + 7 * view.scenario.seed) % SYNC_SECONDS == 0 and self.assessment:
@@ -64,12 +78,22 @@ class Ours:
             state = ScalingState(
                 StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor))
             )
+            if self.stored is not None:
+                state = with_calibration(state, self.stored)
         reports = tuple(_report(view, pod) for pod in view.pods)
-        self.state, self.assessment = assess(state, Scrape(view.now, reports), SLO)
+        self.state, self.assessment = assess(state, Scrape(view.now, reports), view.workload.slo)
+        self._store(view.now, calibration_of(self.state))
         seen = self.assessment
         self.demands.append(
             (view.now, seen.demand_percent, seen.capacity_factor, seen.scale_down_window_seconds)
         )
+
+    def _store(self, now: float, learned: Calibration | None) -> None:
+        """Keep the calibration as the leader writes it into the status."""
+        if learned is None or now < self.stored_at + STORE_SECONDS:
+            return
+        if self.stored is None or has_moved(learned, self.stored):
+            self.stored, self.stored_at = learned, now
 
     def _sync(self, view: Simulation, seen: Assessment) -> int:
         maximum = view.workload.max_replicas

@@ -4,7 +4,11 @@ with the truth.
 
 import numpy as np
 
-from llmservice_operator.scaling.capacity import RequestMix, sustainable_rate
+from llmservice_operator.scaling.capacity import (
+    RequestMix,
+    ServiceLevelObjective,
+    sustainable_rate,
+)
 from llmservice_operator.scaling.traffic import TrafficMemory
 from scaling.counters import counters_of
 from scaling.hardware import SLO, Hardware
@@ -27,9 +31,9 @@ def seen_mix(workload: Workload, rate: float) -> RequestMix:
     return mix
 
 
-def promised_rate(hardware: Hardware, mix: RequestMix) -> float:
+def promised_rate(hardware: Hardware, mix: RequestMix, slo: ServiceLevelObjective = SLO) -> float:
     """Return the requests per second that the product's formula predicts for one engine."""
-    return sustainable_rate(mix, hardware.step, hardware.limits, SLO)
+    return sustainable_rate(mix, hardware.step, hardware.limits, slo)
 
 
 def mean_rate(hardware: Hardware, mix: RequestMix) -> float:

@@ -1,7 +1,7 @@
 """Lists and simulates the runs of the bench. One run is one policy on one cell with one seed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +11,7 @@ from scaling.ours import Ours
 from scaling.peers import peers
 from scaling.simulation import Policy, Scenario, Simulation
 from scaling.truth import Truth, truth_of
+from scaling.unseen import UNSEEN
 from scaling.workloads import GATE_WORKLOADS, PREFIX_CACHE, Traffic, Workload
 
 OURS, ORACLE = "ours", "oracle"
@@ -18,9 +19,14 @@ SEEDS = (1, 2, 3)
 PRIORS = (1.0, 0.75, 1.33)
 GATE_COLD_STARTS = (60.0, 180.0)
 OTHER_COLD_STARTS = (30.0, 300.0)
-WORKLOADS = {workload.name: workload for workload in (*GATE_WORKLOADS, PREFIX_CACHE)}
+WORKLOADS = {workload.name: workload for workload in (*GATE_WORKLOADS, PREFIX_CACHE, *UNSEEN)}
 
 OUTAGE_SECONDS = 300.0
+HUNG_SHARE = 0.4
+"""Share of the traffic's time after which an engine hangs."""
+RESTART_SECONDS = (10.0, 25.0)
+"""Time in seconds from the step up in load until no metrics server runs, and until one runs
+again."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Run:
     seed: int
     prior: float = 1.0
     event: str = ""
-    """Disturbance of the run: "", "outage" or "never-ready"."""
+    """Disturbance of the run: "", "outage", "never-ready", "hung" or "restart"."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,20 @@ def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
     yield Run("diurnal", 60.0, OURS, SEEDS[0], event="never-ready")
 
 
+def unseen_runs(peer_names: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[Run]:
+    """Yield the runs of the workloads for which nothing was tuned, each beside the oracle and every
+    peer.
+    """
+    for workload in UNSEEN:
+        if not workload.is_present():
+            continue
+        for seed in seeds:
+            for policy in (OURS, ORACLE):
+                yield Run(workload.name, 60.0, policy, seed, event=workload.event)
+        for name in peer_names:
+            yield Run(workload.name, 60.0, name, seeds[0], event=workload.event)
+
+
 def peer_names() -> tuple[str, ...]:
     """Return the names of all peers, without measuring a capacity."""
     return tuple(peers(Truth(1, 1, 1)))
@@ -111,9 +131,20 @@ def simulate(run: Run) -> tuple[Simulation, Policy]:
         oracle.replicas[0],
         outage=(hidden, hidden + OUTAGE_SECONDS) if run.event == "outage" else None,
         never_ready=2 if run.event == "never-ready" else None,
+        hung_at=round(HUNG_SHARE * traffic.seconds) if run.event == "hung" else None,
+        restart=_restart(workload) if run.event == "restart" else None,
     )
+    if workload.first_replicas is not None:
+        scenario = replace(scenario, initial_replicas=workload.first_replicas)
     policy = policy_of(run, oracle, workload)
     return Simulation(workload, traffic, scenario).run(policy), policy
+
+
+def _restart(workload: Workload) -> tuple[float, float] | None:
+    if workload.burst_at is None:
+        return None
+    gone, back = RESTART_SECONDS
+    return workload.burst_at + gone, workload.burst_at + back
 
 
 def result_of(run: Run) -> Result:

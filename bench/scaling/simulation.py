@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from scaling.engine import Array, Fleet, Requests, new_fleet, new_requests, run_until, seed_noise
-from scaling.hardware import SLO, SLO_ARRAY
+from scaling.hardware import slo_array
 from scaling.workloads import Traffic, Workload
 
 EXCLUDED_SECONDS = 300.0
@@ -52,6 +52,12 @@ class Scenario:
     """Number of the pod that never becomes ready. None if every pod becomes ready. Pods are
     numbered from 1 in order of creation, without those that exist at the start of the simulation.
     """
+    hung_at: float | None = None
+    """Time in seconds at which the engine of the oldest replica stops for good. The replica stays
+    Ready and reports its last counters. None if no engine hangs."""
+    restart: tuple[float, float] | None = None
+    """Start and end in seconds of a span in which no metrics server runs. The one that starts
+    afterwards knows only what the status contains. None if there is none."""
 
 
 class Policy(Protocol):
@@ -111,6 +117,12 @@ class Simulation:
         outage = self.scenario.outage
         return outage is not None and outage[0] <= self.now < outage[1]
 
+    @property
+    def is_unwatched(self) -> bool:
+        """Whether no metrics server runs."""
+        restart = self.scenario.restart
+        return restart is not None and restart[0] <= self.now < restart[1]
+
     def running(self, pods: list[Pod]) -> Array:
         return self.fleet.running[[pod.engine for pod in pods]]
 
@@ -128,19 +140,20 @@ class Simulation:
         """Serve the whole traffic under a policy."""
         hardware = self.workload.hardware
         step, limits = hardware.step_array, hardware.limits_array
+        slo = slo_array(self.workload.slo)
         first = 0
         while self.now < self.traffic.seconds:
             active = np.array(
                 [pod.engine for pod in self.pods if pod.is_ready or pod.is_draining], np.int64
             )
             until = self.now + 1.0
-            first = run_until(
-                self.requests, self.fleet, active, first, until, step, limits, SLO_ARRAY
-            )
+            first = run_until(self.requests, self.fleet, active, first, until, step, limits, slo)
             arrived = int(np.searchsorted(self.traffic.arrival, until))
             self.held = arrived - first
             self.now = until
             self._advance_pods()
+            if self.now == self.scenario.hung_at:
+                self.fleet.clock[self.ready[0].engine] = np.inf
             desired = policy.step(self)
             if desired is not None and desired != self.desired:
                 self.events += self.now > EXCLUDED_SECONDS
@@ -225,14 +238,14 @@ class Simulation:
         done = requests.finish >= 0
         end = np.where(done, requests.finish, self.now)
         steps = np.maximum(np.where(done, requests.answer, requests.generated) - 1, 1)
-        itl_limit = SLO.itl_seconds or np.inf
+        _, itl_limit = slo_array(self.workload.slo)
         smooth: Array = end - requests.first_token <= itl_limit * steps
         return fast & smooth
 
     @property
     def met_ttft(self) -> Array:
         requests = self.requests
-        ttft_limit = SLO.ttft_seconds or np.inf
+        ttft_limit, _ = slo_array(self.workload.slo)
         started = requests.first_token >= 0
         in_time: Array = requests.first_token - requests.arrival <= ttft_limit
         return started & in_time
@@ -259,6 +272,6 @@ class Simulation:
         recovered = 0.0
         for start in np.arange(burst_at, burst_at + span, BUCKET_SECONDS):
             inside = (arrival >= start) & (arrival < start + BUCKET_SECONDS)
-            if np.any(inside) and np.mean(met[inside]) < SLO.objective:
+            if np.any(inside) and np.mean(met[inside]) < self.workload.slo.objective:
                 recovered = start + BUCKET_SECONDS - burst_at
         return float(recovered)

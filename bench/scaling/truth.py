@@ -18,7 +18,7 @@ from scaling.engine import (
     run_until,
     seed_noise,
 )
-from scaling.hardware import SLO, SLO_ARRAY
+from scaling.hardware import slo_array
 from scaling.workloads import Traffic, Workload
 
 MEASURED_SECONDS = 1500.0
@@ -74,7 +74,7 @@ def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -
             until,
             hardware.step_array,
             hardware.limits_array,
-            SLO_ARRAY,
+            slo_array(workload.slo),
         )
         if until > WARM_UP_SECONDS:
             running += fleet.running[0] + fleet.waiting[0]
@@ -87,7 +87,8 @@ def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -
     end = np.where(done, requests.finish, seconds)
     steps = np.maximum(np.where(done, requests.answer, requests.generated) - 1, 1)
     itl = np.where(started, (end - requests.first_token) / steps, np.inf)
-    met = (ttft <= SLO.ttft_seconds) & (itl <= SLO.itl_seconds)
+    ttft_limit, itl_limit = slo_array(workload.slo)
+    met = (ttft <= ttft_limit) & (itl <= itl_limit)
     return Level(
         rate,
         float(np.mean(met[judged])),
@@ -115,7 +116,7 @@ def truth_of(workload: Workload) -> Truth:
     for _ in range(9):
         middle = (low + high) / 2
         level = measure(workload, traffic, middle, MEASURED_SECONDS)
-        if level.attainment >= SLO.objective * idle:
+        if level.attainment >= workload.slo.objective * idle:
             low = middle
         else:
             high = middle

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from scaling.engine import Array
-from scaling.hardware import A10, H100, Hardware
+from scaling.hardware import A10, H100, SLO, Hardware
 
 TRACE = Path(__file__).parent / "data/azure_llm_conversation_2023.csv.gz"
 
@@ -42,6 +43,16 @@ class Workload:
     burst_at: float | None = None
     """Time in seconds of a step up in load, from which recovery is measured. None without a step.
     """
+    slo: ServiceLevelObjective = SLO
+    event: str = ""
+    """Disturbance of every run, as in `Run.event`."""
+    first_replicas: int | None = None
+    """Replicas at the start. None for as many as the oracle has."""
+    needs: Path | None = None
+    """Trace without which the workload cannot be made."""
+
+    def is_present(self) -> bool:
+        return self.needs is None or self.needs.is_file()
 
 
 def lognormal(rng: Generator, mean: float, spread: float, low: int, high: int, n: int) -> Array:
@@ -84,10 +95,10 @@ def azure(rng: Generator) -> Traffic:
     nearby = np.clip(np.repeat(np.arange(len(times)), copies), 0, len(times) - 1)
     which = np.where(rng.uniform(size=len(moved)) < 0.1, nearby, lengths)
     order = np.argsort(moved, kind="stable")
-    return _traffic(moved[order], prompts[which][order], answers[which][order], times[-1])
+    return traffic_of(moved[order], prompts[which][order], answers[which][order], times[-1])
 
 
-def _traffic(
+def traffic_of(
     arrival: Array, prompt: Array, answer: Array, seconds: float, cached: Array | None = None
 ) -> Traffic:
     saved = np.zeros(len(arrival), np.int64) if cached is None else cached
@@ -97,7 +108,7 @@ def _traffic(
 def _conversation(rng: Generator, arrival: Array, seconds: float) -> Traffic:
     count = len(arrival)
     prompt = lognormal(rng, 1100, 1.0, 8, 8000, count)
-    return _traffic(arrival, prompt, lognormal(rng, 210, 0.8, 2, 1500, count), seconds)
+    return traffic_of(arrival, prompt, lognormal(rng, 210, 0.8, 2, 1500, count), seconds)
 
 
 def burst(rng: Generator) -> Traffic:
@@ -135,7 +146,7 @@ def prefill_bursts(rng: Generator) -> Traffic:
 
     arrival = poisson(rng, rate, 80, seconds)
     prompt = lognormal(rng, 2048, 0.8, 16, 7000, len(arrival))
-    return _traffic(arrival, prompt, lognormal(rng, 28, 1.0, 1, 400, len(arrival)), seconds)
+    return traffic_of(arrival, prompt, lognormal(rng, 28, 1.0, 1, 400, len(arrival)), seconds)
 
 
 def reasoning(rng: Generator) -> Traffic:
@@ -150,7 +161,7 @@ def reasoning(rng: Generator) -> Traffic:
 
     arrival = poisson(rng, rate, 24, seconds)
     prompt = lognormal(rng, 300, 0.8, 8, 4000, len(arrival))
-    return _traffic(arrival, prompt, gamma(rng, 1500, 3.0, 8, 8192, len(arrival)), seconds)
+    return traffic_of(arrival, prompt, gamma(rng, 1500, 3.0, 8, 8192, len(arrival)), seconds)
 
 
 def small_gpu(rng: Generator) -> Traffic:
@@ -162,7 +173,7 @@ def small_gpu(rng: Generator) -> Traffic:
 
     arrival = poisson(rng, rate, 20, seconds)
     prompt = lognormal(rng, 300, 0.8, 8, 1500, len(arrival))
-    return _traffic(arrival, prompt, lognormal(rng, 150, 0.8, 2, 1000, len(arrival)), seconds)
+    return traffic_of(arrival, prompt, lognormal(rng, 150, 0.8, 2, 1000, len(arrival)), seconds)
 
 
 def prefix_cache(rng: Generator) -> Traffic:
@@ -172,7 +183,7 @@ def prefix_cache(rng: Generator) -> Traffic:
     plain = diurnal(rng)
     share = np.where(rng.uniform(size=len(plain.arrival)) < 0.8, 0.8, 0.0)
     cached = np.minimum((plain.prompt * share).astype(np.int64), plain.prompt - 1)
-    return _traffic(plain.arrival, plain.prompt, plain.answer, plain.seconds, cached)
+    return traffic_of(plain.arrival, plain.prompt, plain.answer, plain.seconds, cached)
 
 
 GATE_WORKLOADS = (

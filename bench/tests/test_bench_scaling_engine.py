@@ -15,7 +15,7 @@ from scaling.engine import (
     run_until,
     seed_noise,
 )
-from scaling.hardware import SLO_ARRAY
+from scaling.hardware import SLO, slo_array
 
 STEP = np.array([0.01, 1e-5, 1e-5, 1e-8, 0.0])
 ROOMY = np.array([8, 100_000, 512])
@@ -41,7 +41,7 @@ def serve(
     fleet = new_fleet(engines, int(limits[0]))
     fleet.routable[:] = 1
     seed_noise(1)
-    run_until(requests, fleet, np.arange(engines), 0, until, STEP, limits, SLO_ARRAY)
+    run_until(requests, fleet, np.arange(engines), 0, until, STEP, limits, slo_array(SLO))
     return requests, fleet
 
 
@@ -105,4 +105,4 @@ def test_without_a_routable_engine_requests_stay_with_the_caller() -> None:
     requests = new_requests(np.array([0.0]), np.array([10]), np.array([10]), np.array([0]))
     fleet = new_fleet(1, 8)
 
-    assert run_until(requests, fleet, np.array([0]), 0, 5.0, STEP, ROOMY, SLO_ARRAY) == 0
+    assert run_until(requests, fleet, np.array([0]), 0, 5.0, STEP, ROOMY, slo_array(SLO)) == 0

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 
 from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.scaling.capacity import (
+    LEAST_SHARE,
+    REACH,
     EngineLimits,
     RequestMix,
     ServiceLevelObjective,
+    idle_itl,
+    idle_ttft,
     misses,
     sustainable_rate,
 )
@@ -118,6 +122,31 @@ def test_prompts_that_no_replica_answers_in_time_do_not_shrink_capacity_to_nothi
     assert sustainable_rate(requests, TRUTH, LIMITS, slo) > 0.1
 
 
+@pytest.mark.parametrize("milliseconds", [5.0, 7.9, 8.0, 8.2, 9.0])
+def test_an_itl_limit_near_the_latency_of_an_idle_engine_costs_a_bounded_price(
+    milliseconds: float,
+) -> None:
+    requests, engine = mix(300, 150), TRUTH
+    assert idle_itl(requests, engine) == pytest.approx(0.0065, abs=0.0005)
+    near = ServiceLevelObjective(None, milliseconds / 1000 * idle_itl(requests, engine) / 0.008)
+
+    rate = sustainable_rate(requests, engine, LIMITS, near)
+
+    assert rate >= LEAST_SHARE * sustainable_rate(requests, engine, LIMITS, NO_SLO)
+
+
+def test_a_limit_that_no_engine_attains_is_left_out() -> None:
+    requests = mix(300, 150)
+    idle = idle_itl(requests, TRUTH)
+
+    none, far = (
+        sustainable_rate(requests, TRUTH, LIMITS, ServiceLevelObjective(None, limit * idle))
+        for limit in (0.5, 4.0)
+    )
+
+    assert none == pytest.approx(far)
+
+
 def test_prompts_that_queue_miss_the_ttft() -> None:
     ttft_only = ServiceLevelObjective(0.5, None)
 
@@ -188,8 +217,10 @@ def test_a_slower_engine_never_sustains_more(
     slow = sustainable_rate(mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo)
 
     assert math.isfinite(fast)
-    # An SLO that even an idle engine misses does not limit the rate.
-    if misses(0, mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo).share < 1e-9:
+    # A limit that an idle engine hardly attains is left out, and the rate then rises again.
+    model = TRUTH.scaled(slower)
+    is_easy = (slo.itl_seconds or 0) > REACH * idle_itl(mix(prompt, answer), model)
+    if is_easy and (slo.ttft_seconds or 0) > REACH * idle_ttft(prompt, model, LIMITS):
         assert 0 < slow <= fast * (1 + 1e-6)
 
 

@@ -20,6 +20,20 @@ values for fixed lengths (0.3) and for heavy-tailed lengths (1.5)."""
 
 BISECTIONS = 24
 
+REACH = 1.25
+"""Ratio of a limit to the latency on an idle replica, at and above which the limit applies in full.
+Below this ratio, nearly any other request breaks the limit, so the limit is gradually left out."""
+
+UNREACHABLE = 4.0
+"""Multiple of the latency on an idle replica to which a request is held whose limit no replica
+attains."""
+
+LEAST_SHARE = 0.05
+"""Share of the throughput capacity below which no SLO lowers the capacity."""
+
+LIKELY_DEVIATIONS = 3.0
+"""Number of standard deviations above the mean of the largest batch that is likely."""
+
 NEGLIGIBLE = 1e-9
 """A variable whose mean is below this share of a limit is assumed never to reach the limit."""
 
@@ -85,9 +99,52 @@ class RequestMix:
 def sustainable_rate(
     mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
 ) -> float:
-    """Return the requests per second that one replica serves while its SLO holds."""
-    engine = _Engine.of(mix, model, limits, slo)
-    low, high = 0.0, 1 / mix.work(model)
+    """Return the requests per second that one replica serves while its SLO holds.
+
+    A limit that an idle replica hardly attains, or does not attain, is raised for the requests
+    concerned, because more replicas do not help them. An SLO lowers the result at most to
+    LEAST_SHARE of the rate without limits of the latency.
+    """
+    idle, itl = idle_itl(mix, model), slo.itl_seconds
+    if itl is None or itl >= REACH * idle:
+        return _bounded_rate(mix, model, limits, slo)
+    hardly, not_at_all = (
+        _bounded_rate(mix, model, limits, replace(slo, itl_seconds=multiple * idle))
+        for multiple in (REACH, UNREACHABLE)
+    )
+    # Between the two, the logarithm of the rate is linear in the limit, so that no small change of
+    # the limit changes the rate much.
+    share = _unreached(itl, idle)
+    return math.pow(hardly, 1 - share) * math.pow(not_at_all, share)
+
+
+def idle_itl(mix: RequestMix, model: StepModel) -> float:
+    """Return the ITL of a request on an idle replica, in seconds."""
+    steps = mix.in_steps()
+    return (model.fixed + steps.token_work(model)) / mix.tokens_per_step
+
+
+def idle_ttft(tokens: float, model: StepModel, limits: EngineLimits) -> float:
+    """Return the TTFT of a prompt with so many tokens on an idle replica, in seconds."""
+    steps = 0.5 + max(1.0, tokens / max(limits.max_step_tokens, 1))
+    return steps * model.fixed + tokens * model.prefill
+
+
+def _bounded_rate(
+    mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
+) -> float:
+    ceiling = 1 / mix.work(model)
+    rate = _rate(_Engine.of(mix, model, limits, slo, raises_limits=True), ceiling)
+    if rate < LEAST_SHARE * ceiling:
+        unlimited = replace(slo, ttft_seconds=None, itl_seconds=None)
+        throughput = _rate(_Engine.of(mix, model, limits, unlimited), ceiling)
+        rate = max(rate, LEAST_SHARE * throughput)
+    return rate * limits.engines
+
+
+def _rate(engine: "_Engine", high: float) -> float:
+    """Return the greatest rate up to `high` at which one engine meets its objective."""
+    low = 0.0
     idle = engine.misses(0.0)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -95,11 +152,11 @@ def sustainable_rate(
             (1 - now) / (1 - always) if always < 1 else 1.0
             for now, always in zip(engine.misses(middle), idle, strict=True)
         )
-        if met >= slo.objective:
+        if met >= engine.slo.objective:
             low = middle
         else:
             high = middle
-    return high * limits.engines
+    return high
 
 
 class Misses(NamedTuple):
@@ -239,15 +296,35 @@ class _Engine:
     limits: EngineLimits
     slo: ServiceLevelObjective
     stays: tuple[_Stay, ...]
+    ttft_limits: tuple[float, ...]
+    """TTFT limit of each length of prompts. Empty without a limit."""
 
     @classmethod
     def of(
-        cls, mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
+        cls,
+        mix: RequestMix,
+        model: StepModel,
+        limits: EngineLimits,
+        slo: ServiceLevelObjective,
+        *,
+        raises_limits: bool = False,
     ) -> "_Engine":
-        steps, itl = mix.in_steps(), slo.itl_seconds
-        # A step that gives k tokens may take k times the ITL limit.
-        step_slo = replace(slo, itl_seconds=itl and mix.tokens_per_step * itl)
-        return cls(steps, model, limits, step_slo, _stays(steps.answers))
+        """Return the engine.
+
+        With `raises_limits`, an idle engine answers every prompt clearly within its TTFT limit.
+        """
+        steps, itl, ttft = mix.in_steps(), slo.itl_seconds, slo.ttft_seconds
+        if itl is not None:
+            # A step that gives k tokens may take k times the ITL limit.
+            itl *= mix.tokens_per_step
+        ttfts: tuple[float, ...] = ()
+        if ttft is not None:
+            ttfts = tuple(
+                _raised(ttft, idle_ttft(tokens, model, limits)) if raises_limits else ttft
+                for tokens, _ in steps.prompts.points
+            )
+        step_slo = replace(slo, itl_seconds=itl)
+        return cls(steps, model, limits, step_slo, _stays(steps.answers), ttfts)
 
     def misses(self, rate: float) -> Misses:
         itl, ttft = self.slo.itl_seconds, self.slo.ttft_seconds
@@ -256,7 +333,7 @@ class _Engine:
             return Misses(0.0 if itl is None else 1.0, 0.0 if ttft is None else 1.0, 1.0)
         return Misses(
             0.0 if itl is None else self._itl_missed(load, itl),
-            0.0 if ttft is None else self._ttft_missed(load, ttft),
+            0.0 if ttft is None else self._ttft_missed(load),
             self._not_admitted(load, ttft or 0.0),
         )
 
@@ -287,8 +364,15 @@ class _Engine:
             left = 1 - load.rate * later.mean
             added = (alone + work) / left - alone
             variance = variance / left**2 + (alone + work) * load.rate * later.square / left**3
-            missed += stay.share * _tail(added, variance, stay.steps * itl - alone)
+            longest = stay.steps * self._longest_step(load) - alone
+            missed += stay.share * _tail_up_to(added, variance, stay.steps * itl - alone, longest)
         return min(missed, self._breakable(load, itl))
+
+    def _longest_step(self, load: _Load) -> float:
+        """Return the seconds of a step full of prefill, with the largest batch that is likely."""
+        batch = load.batch_mean + LIKELY_DEVIATIONS * math.sqrt(load.batch_variance)
+        full = self.model.fixed + self.limits.max_step_tokens * self.model.prefill
+        return full + max(load.token_work - self.model.prefill, 0.0) * batch
 
     def _breakable(self, load: _Load, itl: float) -> float:
         """Return the probability that the batch is so large that a step full of prefill exceeds the
@@ -305,7 +389,7 @@ class _Engine:
         """Return the prompt tokens that fit into a step in addition to the decoding sequences."""
         return max(self.limits.max_step_tokens - load.batch_mean, 1.0)
 
-    def _ttft_missed(self, load: _Load, ttft: float) -> float:
+    def _ttft_missed(self, load: _Load) -> float:
         mix, model, budget = self.mix, self.model, self._budget(load)
         per_token = model.prefill + load.step / budget
         busy = load.rate * mix.prompts.mean * per_token
@@ -315,7 +399,7 @@ class _Engine:
         half_plain_step = load.step / (1 - load.prefill_share) / 2
         half_full_step = budget * per_token / 2
         missed = 0.0
-        for tokens, share in mix.prompts.points:
+        for (tokens, share), ttft in zip(mix.prompts.points, self.ttft_limits, strict=True):
             # Without a queue, a prompt waits for the running step. In a queue, prompts fill whole
             # steps, and the first token of a prompt is sent when the prompt's last step ends.
             alone = half_plain_step + max(1.0, tokens / budget) * load.step + tokens * model.prefill
@@ -342,6 +426,34 @@ class _Engine:
             load.batch_variance + load.batch_mean * KV_SPREAD**2
         )
         return max(late, _tail(held, held_variance, self.limits.kv_capacity_tokens))
+
+
+def _unreached(limit: float, idle: float) -> float:
+    """Return how far a limit is from being attainable: 0 from REACH times the latency on an idle
+    engine, 1 up to that latency.
+    """
+    if limit >= REACH * idle:
+        return 0.0
+    return min((REACH - limit / idle) / (REACH - 1), 1.0)
+
+
+def _raised(limit: float, idle: float) -> float:
+    """Return a limit that a request with this latency on an idle engine attains.
+
+    It is continuous in both arguments, and rises from REACH to UNREACHABLE times `idle` while
+    `limit` falls from REACH times `idle` to `idle`.
+    """
+    unreached = _unreached(limit, idle)
+    if unreached == 0:
+        return limit
+    return idle * (1 + (REACH - 1) * math.pow((UNREACHABLE - 1) / (REACH - 1), unreached))
+
+
+def _tail_up_to(mean: float, variance: float, limit: float, most: float) -> float:
+    """Return P(X > limit) of the variable of `_tail` if X never exceeds `most`."""
+    above = _tail(mean, variance, limit)
+    beyond = min(_tail(mean, variance, most), above)
+    return (above - beyond) / (1 - beyond) if beyond < 1 else 0.0 if most <= limit else 1.0
 
 
 def _tail(mean: float, variance: float, limit: float) -> float:
