@@ -10,7 +10,8 @@ import yaml
 
 from chart_support.helm import CHART, REPOSITORY, find, render
 from chart_support.promtool import promtool
-from shared_support.metric_table import names_in, rows_of
+from chart_support.queries import rules, unknown_labels, unknown_metrics
+from shared_support.metric_table import names_in
 
 CASES: dict[str, Any] = yaml.safe_load((CHART / "tests" / "alerts.yaml").read_text())
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
@@ -21,10 +22,6 @@ def groups() -> list[Any]:
     rule = find(render({"monitoring": {"enabled": True}}), "PrometheusRule")
     found: list[Any] = rule["spec"]["groups"]
     return found
-
-
-def rules() -> list[Any]:
-    return [rule for group in groups() for rule in group["rules"]]
 
 
 def alerts() -> dict[str, Any]:
@@ -119,23 +116,29 @@ def test_without_a_metrics_server_nothing_is_said_about_it() -> None:
     assert "llmservice-metrics-server" not in [group["name"] for group in found]
 
 
-def unknown_metrics(query: str) -> set[str]:
-    recorded = {rule["record"] for rule in rules() if "record" in rule}
-    return {name for name in names_in(query) - recorded if not rows_of(name)}
-
-
-def test_every_metric_of_a_rule_is_documented() -> None:
-    assert {name for rule in rules() for name in unknown_metrics(rule["expr"])} == set()
+def test_the_metrics_and_labels_of_every_rule_are_documented() -> None:
+    for rule in rules():
+        unknown = unknown_metrics(rule["expr"]) | unknown_labels(rule["expr"])
+        assert unknown == set(), rule.get("alert") or rule["record"]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_metric_of_a_runbook_is_documented(name: str) -> None:
+def test_the_metrics_and_labels_of_every_runbook_are_documented(name: str) -> None:
     text = (RUNBOOKS / f"{name}.md").read_text()
     for query in re.findall("^```promql\n(.*?)^```$", text, re.M | re.S):
         assert names_in(query)
-        assert unknown_metrics(query) == set()
+        assert unknown_metrics(query) | unknown_labels(query) == set()
 
 
-def test_a_metric_that_no_process_has_is_found() -> None:
+def test_the_metrics_and_labels_of_the_useful_queries_are_documented() -> None:
+    _, _, text = (REPOSITORY / "docs" / "monitoring.md").read_text().partition("## Useful queries")
+    queries = re.findall(r"^\| [^|]+ \| `(.+)` \|$", text.partition("\n## ")[0], re.M)
+    assert len(queries) > 8
+    for query in queries:
+        assert unknown_metrics(query) | unknown_labels(query) == set(), query
+
+
+def test_a_metric_or_label_that_no_process_has_is_found() -> None:
     query = "sum(rate(llm_requests_total[5m])) / llm_request_duration_seconds_count + llm_wrong"
     assert unknown_metrics(query) == {"llm_wrong"}
+    assert unknown_labels('sum by (route, wrong) (llm_requests_total{status="200"})') == {"wrong"}

@@ -3,24 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from chart_support.helm import CHART, Manifest, find, render
+from chart_support.helm import CHART, Manifest, render
 from chart_support.promtool import promtool
-from shared_support.metric_table import labels_in, names_in, rows_of
+from chart_support.queries import unknown_labels, unknown_metrics
+from shared_support.metric_table import labels_in, names_in
 
 FILES = sorted((CHART / "files" / "dashboards").glob("*.json"))
-LABELS_OF_A_TARGET = {"namespace", "pod", "llmservice", "le"}
-"""Labels that Prometheus or the PodMonitors add, and that of the buckets of a histogram."""
-LABELS_OF_OTHERS = {"engine", "model_name", "envoy_response_code_class", "slo"} | {
-    "envoy_http_conn_manager_prefix"
-}
-"""Labels of the metrics of vLLM and Envoy, and of the recorded metrics."""
 ON_A_DASHBOARD = {
     "$__rate_interval": "5m",
     "$namespace": ".*",
@@ -44,32 +38,12 @@ def queries(file: Path) -> Iterator[str]:
             yield target["expr"]
 
 
-@cache
-def recorded() -> set[str]:
-    rule = find(render({"monitoring": {"enabled": True}}), "PrometheusRule")
-    return {
-        each["record"]
-        for group in rule["spec"]["groups"]
-        for each in group["rules"]
-        if "record" in each
-    }
-
-
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_metrics_of_every_panel_are_documented(file: Path) -> None:
+def test_the_metrics_and_labels_of_every_panel_are_documented(file: Path) -> None:
     assert list(queries(file))
     for query in queries(file):
-        names = names_in(query) - recorded()
-        for name in names:
-            assert rows_of(name), f"{name} in {query}"
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_labels_of_every_panel_are_documented(file: Path) -> None:
-    for query in queries(file):
-        known = {label for name in names_in(query) for row in rows_of(name) for label in row.labels}
-        unknown = labels_in(query) - known - LABELS_OF_A_TARGET - LABELS_OF_OTHERS
-        assert unknown == set(), query
+        assert names_in(query)
+        assert unknown_metrics(query) | unknown_labels(query) == set(), query
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
