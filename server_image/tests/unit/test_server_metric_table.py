@@ -43,7 +43,8 @@ def test_the_model_server_has_the_metrics_of_the_page_and_no_others() -> None:
     engine.usage.record(None, Iteration(finished_requests=[Finished()]))
     text = generate_latest(registry).decode()
 
-    assert differences(text, "Model server") == ["vllm:* is not exposed"]
+    of_vllm = ["http_* is not exposed", "vllm:* is not exposed"]
+    assert differences(text, "Model server") == of_vllm
     for line in (
         'llm_slo_requests_total{slo="ttft"} 1.0',
         'llm_slo_requests_met_total{slo="ttft"} 0.0',
