@@ -180,3 +180,8 @@ async def test_a_pod_serves_the_metrics_of_all_its_processes_as_one_valid_text(
     assert "llmservice_router_ejections_total 1.0" in text
     for name in ("envoy_cluster_health_check_failure", "envoy_cluster_upstream_rq"):
         assert any(each.startswith(name) for each in families), name
+    # Alerts and dashboards query these.
+    clients = 'envoy_http_conn_manager_prefix="clients"'
+    assert f"envoy_http_downstream_rq_total{{{clients}}} 1" in text
+    classes = f'envoy_response_code_class="2",{clients}'
+    assert f"envoy_http_downstream_rq_xx{{{classes}}} 1" in text
