@@ -5,7 +5,7 @@ A cell is a trace, a number of replicas, and a size of the cache.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +22,36 @@ CACHED_BLOCKS = (820, 4000)
 """Sizes of a replica's cache in blocks: with the accelerator's memory alone, and with main memory
 in addition."""
 TRACES = ("mooncake", "agents")
-REQUESTS, SHORT_REQUESTS = 6000, 20_000
+REQUESTS, SHORT_REQUESTS = 6000, 10_000
 """Maximum number of requests of a cell. The second number is for ServeGen's requests, which are
 short."""
 BOUND_PERCENT, TOLERANCE = 85.0, 4.0
 """Percentage of the requests that get their first token in time from the bound, at the load of each
 cell, and the tolerance of this percentage in points."""
-FIRST_UTILIZATION, SPEED_STEP, SEARCH_STEPS = 0.3, 1.5, 24
-"""Start of the search for a trace's speed (the utilization if no prompt is cached), first factor
-between two speeds, and maximum number of speeds."""
+FIRST_UTILIZATION, RATE_STEP, SEARCH_STEPS = 0.6, 1.5, 24
+"""Start of the search for a cell's rate (the utilization if no prompt is cached), first factor
+between two rates, and maximum number of rates."""
+NEAR_RATES = {
+    "mooncake 4x820": 4.6,
+    "mooncake 4x4000": 6.0,
+    "mooncake 8x820": 9.8,
+    "mooncake 8x4000": 12.5,
+    "mooncake 32x820": 58.0,
+    "mooncake 32x4000": 70.0,
+    "agents 4x820": 35.0,
+    "agents 4x4000": 41.0,
+    "agents 8x820": 70.0,
+    "agents 8x4000": 82.0,
+    "agents 32x820": 280.0,
+    "agents 32x4000": 330.0,
+    "agents-2 8x820": 70.0,
+}
+"""Mapping from a cell to the rate in requests per second at which the search for its rate begins.
+It only saves time: the rate that is found does not have to be near."""
+NEAR_STEP = 1.1
+"""First factor between two rates if the search begins at one of NEAR_RATES."""
 EXACT_SECONDS = 0.1
 """Time in seconds between two reports of a replica if the product's rules have exact knowledge."""
-FORESIGHTS = ((16.0, 0.3), (0.0, 0.0), (4.0, 0.3))
-"""Weights of each policy with foresight: of the work of a prompt, and of the delay by its answer.
-"""
 
 OURS, BOUND = "ours", "bound"
 PEERS: dict[str, Callable[[], Policy]] = {
@@ -44,6 +60,16 @@ PEERS: dict[str, Callable[[], Policy]] = {
     "least requests": LeastRequests,
     "least work": LeastWork,
 }
+POLICIES: dict[str, Callable[[], Policy]] = {
+    # The weights are that of the work of a prompt, and that of the delay by its answer.
+    "foresight, warm caches": partial(Bound, 16.0, 0.3),
+    "foresight, first token": Bound,
+    "foresight": partial(Bound, 4.0, 0.3),
+    **PEERS,
+    OURS: Ours,
+    "ours, exact": partial(Ours, length_noise=0.0, report_seconds=EXACT_SECONDS),
+}
+"""All policies of a cell, the cheapest to simulate first."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +117,23 @@ class Files:
 
 
 @cache
-def trace_of(name: str, files: Files) -> Trace:
-    """Return a trace. Raises ValueError if the file of the trace is not given."""
+def trace_of(name: str, files: Files) -> Callable[[float], Trace]:
+    """Return a function that returns a trace with a number of requests per second.
+
+    A trace of agents gets more sessions. The requests of other traces follow each other faster.
+    Raises ValueError if the file of the trace is not given.
+    """
     if name == "agents":
-        return agents(seed=1).first(REQUESTS)
+        return partial(agents, 1)
     if name == "agents-2":
-        return agents(seed=2).first(REQUESTS)
+        return partial(agents, 2)
     if name == "documents":
-        return documents(seed=1).first(REQUESTS)
+        return documents(seed=1).first(REQUESTS).at_rate
     if name.startswith("servegen-") and files.servegen is not None:
-        return servegen(files.servegen, int(name.removeprefix("servegen-")), SHORT_REQUESTS)
+        slot = int(name.removeprefix("servegen-"))
+        return servegen(files.servegen, slot, SHORT_REQUESTS).at_rate
     if name == "mooncake" and files.mooncake is not None:
-        return mooncake(files.mooncake).first(REQUESTS)
+        return mooncake(files.mooncake).first(REQUESTS).at_rate
     raise ValueError(f"the trace {name} needs its file")
 
 
@@ -116,46 +147,54 @@ def result_of(service: Service) -> Result:
     return Result(service.is_in_time, service.saved_percent, mean)
 
 
-def _exact(cell: Cell, trace: Trace) -> Result:
-    """Return the result of the product's rules with exact knowledge."""
-    return result_of(serve(cell, Ours(length_noise=0.0, report_seconds=EXACT_SECONDS), trace))
+def _results(cell: Cell, trace: Trace) -> dict[str, Result]:
+    """Return the results of all policies, the cheapest to simulate first.
+
+    The others are left out as soon as one attains more than the search for a rate accepts.
+    """
+    results: dict[str, Result] = {}
+    for name in POLICIES:
+        results[name] = _result(cell, name, trace)
+        if results[name].attained > BOUND_PERCENT + TOLERANCE:
+            break
+    return results
 
 
-def _foresight(cell: Cell, trace: Trace) -> list[Result]:
-    return [result_of(serve(cell, Bound(*weights), trace)) for weights in FORESIGHTS]
+def _result(cell: Cell, name: str, trace: Trace) -> Result:
+    return result_of(serve(cell, POLICIES[name](), trace))
 
 
 @cache
-def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
-    """Return the cell's trace, at the speed at which the bound attains BOUND_PERCENT, and the
-    bound's result.
+def loaded(cell: Cell, files: Files) -> tuple[Trace, dict[str, Result]]:
+    """Return the cell's trace, at the rate at which the bound attains BOUND_PERCENT, and the
+    results of all policies and of the bound, which is the best of them.
 
-    The bound is the best of the policies with foresight and the product's rules with exact
-    knowledge. The search starts at a low speed, because an overloaded fleet takes long to simulate.
+    The search starts at a low rate, because an overloaded fleet takes long to simulate.
     """
-    whole = trace_of(cell.trace, files)
-    work = float(whole.prompt.sum()) * H100.step.prefill
-    speed = FIRST_UTILIZATION * cell.replicas * float(whole.arrival[-1]) / work
-    low, step = 0.0, SPEED_STEP
+    at_rate = trace_of(cell.trace, files)
+    low, step = 0.0, NEAR_STEP
+    rate = NEAR_RATES.get(cell.name, 0.0)
+    if not rate:
+        work = float(at_rate(cell.replicas).prompt.mean()) * H100.step.prefill
+        rate, step = FIRST_UTILIZATION * cell.replicas / work, RATE_STEP
     for _ in range(SEARCH_STEPS):
-        trace = whole.faster(speed)
-        found = _exact(cell, trace)
-        if found.attained <= BOUND_PERCENT + TOLERANCE:
-            found = max([found, *_foresight(cell, trace)], key=lambda each: each.attained)
-        if abs(found.attained - BOUND_PERCENT) <= TOLERANCE:
+        trace = at_rate(rate)
+        results = _results(cell, trace)
+        attained = max(each.attained for each in results.values())
+        if abs(attained - BOUND_PERCENT) <= TOLERANCE:
             break
-        if found.attained > BOUND_PERCENT:
-            low = speed
+        if attained > BOUND_PERCENT:
+            low = rate
         else:
-            # The speed was too great, so the last step was too large.
-            speed = low or speed / step**2
+            # The rate was too great, so the last step was too large.
+            rate = low or rate / step**2
             step = float(np.sqrt(step))
-        speed *= step
-    return trace, found
+        rate *= step
+    for name in [each for each in POLICIES if each not in results]:  # no rate was accepted
+        results[name] = _result(cell, name, trace)
+    return trace, results | {BOUND: max(results.values(), key=lambda each: each.attained)}
 
 
 def results_of(cell: Cell, files: Files) -> dict[str, Result]:
-    """Return the result of every policy in the cell."""
-    trace, bound = loaded(cell, files)
-    found = {BOUND: bound, OURS: result_of(serve(cell, Ours(), trace))}
-    return found | {name: result_of(serve(cell, make(), trace)) for name, make in PEERS.items()}
+    """Return the results of all policies and of the bound, by their names."""
+    return loaded(cell, files)[1]

@@ -76,7 +76,7 @@ class Texts:
             for block, pieces in zip(whole, hashed, strict=True)
             for i in range(pieces)
         ]
-        return Prompt(chain, int(size))
+        return Prompt(chain, int(size), source=int(trace.client[request]))
 
 
 @dataclass

@@ -5,8 +5,9 @@ questions about documents.
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class Trace:
     answer: Array
     first_block: Array
     blocks: Array
+    client: Array
+    """Number of each request's client. 0 if the trace does not tell it."""
 
     @property
     def different_blocks(self) -> int:
@@ -31,6 +34,10 @@ class Trace:
 
     def faster(self, factor: float) -> "Trace":
         return replace(self, arrival=self.arrival / factor)
+
+    def at_rate(self, requests_per_second: float) -> "Trace":
+        """Return the same requests at another mean rate."""
+        return self.faster(requests_per_second * float(self.arrival[-1]) / len(self.arrival))
 
     def first(self, count: int) -> "Trace":
         """Return the first requests."""
@@ -41,6 +48,7 @@ class Trace:
             self.answer[:count],
             self.first_block[: count + 1],
             self.blocks[:end],
+            self.client[:count],
         )
 
 
@@ -49,7 +57,8 @@ def _trace(
 ) -> Trace:
     first = np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64)
     flat = np.array([block for each in ids for block in each], np.int64) + 1
-    return Trace(np.array(arrival), np.array(prompt), np.array(answer), first, flat)
+    client = np.zeros(len(arrival), np.int64)
+    return Trace(np.array(arrival), np.array(prompt), np.array(answer), first, flat, client)
 
 
 def mooncake(path: Path) -> Trace:
@@ -65,25 +74,34 @@ def mooncake(path: Path) -> Trace:
     )
 
 
-TOOL_SETS, TURNS_MEAN, SESSIONS_PER_SECOND = 12, 8, 0.5
+TOOL_SETS, TURNS_MEAN = 12, 8
+LEAST_GAP, LARGEST_GAP = 2.0, 30.0
+"""Limits in seconds of the uniformly distributed time between two turns of a session."""
 
 
-def agents(seed: int, seconds: float = 3600.0) -> Trace:
+def agents(seed: int, requests_per_second: float, seconds: float = 120.0) -> Trace:
     """Return sessions of agents: a long prefix of instructions and tools, then turns that grow.
 
     A session uses one of 12 sets of tools, each with 2,000 to 10,000 tokens; some sets are popular.
     Each turn repeats the session so far and adds the result of a tool. The next turn follows 2 to
-    30 seconds later.
+    30 seconds later. A higher rate of requests means more sessions, each with the same times
+    between its turns.
+
+    The rate is constant, because as many sessions as are open on average are open at the beginning.
+    The context of these is that of a new session.
     """
     rng = np.random.default_rng(seed)
+    turns_between = 1 - 1 / TURNS_MEAN
+    open_ = int(requests_per_second * turns_between * (LEAST_GAP + LARGEST_GAP) / 2)
     sizes = rng.integers(4, 20, TOOL_SETS)
     popularity = 1 / np.arange(1, TOOL_SETS + 1)
     popularity /= popularity.sum()
     number = int(sizes.sum())
     starts = np.concatenate([[0], np.cumsum(sizes)])
     rows: list[tuple[float, int, int, list[int]]] = []
-    at = 0.0
-    while (at := at + rng.exponential(1 / SESSIONS_PER_SECOND)) < seconds:
+    for at in chain(_rests_of_gaps(rng, open_), _arrivals(rng, requests_per_second / TURNS_MEAN)):
+        if at >= seconds:
+            break
         tools = rng.choice(TOOL_SETS, p=popularity)
         ids = list(range(starts[tools], starts[tools + 1]))
         tokens, now = len(ids) * BLOCK_TOKENS, at
@@ -95,10 +113,25 @@ def agents(seed: int, seconds: float = 3600.0) -> Trace:
             answer = int(np.clip(rng.lognormal(4.7, 0.8), 8, 2000))
             rows.append((now, tokens, answer, list(ids)))
             tokens += answer
-            now += rng.uniform(2.0, 30.0)
+            now += rng.uniform(LEAST_GAP, LARGEST_GAP)
     rows.sort(key=lambda row: row[0])
     rows = [row for row in rows if row[0] < seconds]
     return _trace(*(list(column) for column in zip(*rows, strict=True)))
+
+
+def _rests_of_gaps(rng: np.random.Generator, count: int) -> Iterator[float]:
+    """Yield the seconds until the next turn of sessions that are open at a random time.
+
+    The probability that a gap contains this time is proportional to the length of the gap.
+    """
+    for _ in range(count):
+        yield rng.uniform() * math.sqrt(rng.uniform(LEAST_GAP**2, LARGEST_GAP**2))
+
+
+def _arrivals(rng: np.random.Generator, rate: float) -> Iterator[float]:
+    at = 0.0
+    while True:
+        yield (at := at + rng.exponential(1 / rate))
 
 
 DOCUMENTS, QUESTIONS_PER_SECOND = 300, 2.0
@@ -154,8 +187,8 @@ def servegen(path: Path, slot: int, count: int) -> Trace:
     with opened(path, "rt") as file:
         clients = json.load(file)["clients"]
     rng = np.random.default_rng(slot)
-    arrivals, prompts, answers = [], [], []
-    for client in clients:
+    arrivals, prompts, answers, numbers = [], [], [], []
+    for number, client in enumerate(clients, 1):
         rate, variation, family = client["rate_cv_pattern_by_10min"][slot]
         period = slot * SLOT_SECONDS // LENGTHS_SECONDS * LENGTHS_SECONDS
         lengths = client["lengths_by_6h"].get(str(period))
@@ -167,10 +200,13 @@ def servegen(path: Path, slot: int, count: int) -> Trace:
         arrivals.append(at)
         prompts.append(_drawn(rng, lengths["input_quantiles"], len(at)))
         answers.append(_drawn(rng, lengths["output_quantiles"], len(at)))
+        numbers.append(np.full(len(at), number))
     order = np.argsort(np.concatenate(arrivals), kind="stable")[:count]
-    arrival, prompt, answer = (np.concatenate(each)[order] for each in (arrivals, prompts, answers))
-    no_blocks = np.zeros(0, np.int64)
-    return Trace(arrival, prompt, answer, np.zeros(len(order) + 1, np.int64), no_blocks)
+    arrival, prompt, answer, client_of = (
+        np.concatenate(each)[order] for each in (arrivals, prompts, answers, numbers)
+    )
+    first, no_blocks = np.zeros(len(order) + 1, np.int64), np.zeros(0, np.int64)
+    return Trace(arrival, prompt, answer, first, no_blocks, client_of)
 
 
 def _gaps(rng: np.random.Generator, rate: float, variation: float, family: str) -> Array:

@@ -36,6 +36,7 @@ def trace(*prompts: list[int], every: float = 1.0, answer: int = 20) -> Trace:
         np.full(count, answer),
         np.concatenate([[0], np.cumsum([len(each) for each in prompts])]).astype(np.int64),
         np.array([block for each in prompts for block in each], np.int64),
+        np.zeros(count, np.int64),
     )
 
 
@@ -63,7 +64,7 @@ def test_a_full_cache_evicts_the_end_of_the_oldest_prompt_first() -> None:
 
 
 def test_all_memory_is_free_after_the_last_request() -> None:
-    service = Service(agents(3).first(300).faster(30), H100, 2, 200).run(LeastRequests())
+    service = Service(agents(3, 15.0).first(300), H100, 2, 200).run(LeastRequests())
     service.advance(10_000)
     assert (service.requests.finish >= 0).all()
     assert service.fleet.kv_used.tolist() == [0, 0]
@@ -71,9 +72,9 @@ def test_all_memory_is_free_after_the_last_request() -> None:
     assert service.fleet.queued.sum() == 0
 
 
-@pytest.mark.parametrize("speed", [20.0, 60.0])
-def test_foresight_knows_the_time_of_a_first_token(speed: float) -> None:
-    whole = agents(4).first(200).faster(speed)
+@pytest.mark.parametrize("rate", [80.0, 240.0])
+def test_foresight_knows_the_time_of_a_first_token(rate: float) -> None:
+    whole = agents(4, rate).first(200)
     # The cache is large, because with a full one nobody knows which blocks of the queue will be
     # evicted.
     service = Service(whole, H100, 1, 10_000)
@@ -93,7 +94,7 @@ def test_foresight_knows_the_time_of_a_first_token(speed: float) -> None:
 
 
 def test_ours_saves_more_and_is_faster_than_least_requests_where_prefixes_repeat() -> None:
-    cell, loaded = Cell("agents", 4, 820), agents(1).first(1500).faster(6)
+    cell, loaded = Cell("agents", 4, 820), agents(1, 32.0, seconds=100.0)
     ours, other = serve(cell, Ours(), loaded), serve(cell, LeastRequests(), loaded)
     bound = serve(cell, Bound(2.0), loaded)
     assert ours.saved_percent > other.saved_percent + 5
@@ -155,6 +156,35 @@ def test_an_image_has_many_bytes_for_the_same_tokens() -> None:
     assert texts.prompt(0, 10.0).size == pytest.approx(10 * texts.prompt(0).size, rel=0.01)
 
 
+TOOL_BLOCKS = 12 * 19
+"""Largest number of blocks of all sets of tools, which have the smallest numbers."""
+
+
+def gaps_within_sessions(made: Trace) -> list[float]:
+    """Return the seconds between two turns that share a block which is not of a set of tools."""
+    last, gaps = dict[tuple[int, ...], float](), list[float]()
+    for at, first, end in zip(
+        made.arrival, made.first_block[:-1], made.first_block[1:], strict=True
+    ):
+        blocks = tuple(made.blocks[first:end].tolist())
+        own = [size for size, block in enumerate(blocks, 1) if block > TOOL_BLOCKS]
+        earlier = [blocks[:size] for size in own if size < len(blocks) and blocks[:size] in last]
+        if earlier:
+            gaps.append(at - last.pop(earlier[-1]))
+        last[blocks] = at
+    return gaps
+
+
+def test_more_requests_of_agents_are_more_sessions_at_the_same_pace_and_a_constant_rate() -> None:
+    for rate in (8.0, 32.0):
+        made = agents(1, rate, seconds=150.0)
+        parts, _ = np.histogram(made.arrival, bins=3, range=(0.0, 150.0))
+        assert parts / 50 == pytest.approx([rate] * 3, rel=0.25)
+        gaps = gaps_within_sessions(made)
+        assert len(gaps) > len(made.arrival) / 4
+        assert np.quantile(gaps, (0.1, 0.5, 0.9)) == pytest.approx([4.8, 16.0, 27.2], rel=0.2)
+
+
 def test_questions_about_documents_share_the_instructions_and_their_first_documents() -> None:
     made = documents(1, seconds=100.0)
     prompts = [
@@ -181,6 +211,7 @@ def test_a_mix_of_servegen_has_the_rates_and_lengths_of_its_clients(tmp_path: Pa
         json.dumps({"clients": [client(2.0, 1.0, "Gamma", 100), client(4.0, 2.0, "Weibull", 300)]})
     )
     made = servegen(file, slot=1, count=100_000)
+    assert (made.client == np.where(made.prompt == 100, 1, 2)).all()
     assert np.sum(made.prompt == 100) == pytest.approx(1200, rel=0.1)
     assert np.sum(made.prompt == 300) == pytest.approx(2400, rel=0.2)
     gaps = np.diff(made.arrival[made.prompt == 300])
