@@ -182,6 +182,8 @@ def test_a_prefix_cache_and_the_number_formats_change_the_state_and_fp8_does_not
     assert plan_of_mamba({"maxModelLen": 100_000}).request == state
     assert plan_of_mamba({"prefixCaching": {"enabled": True}}).request == 3 * state
     assert plan_of_mamba({"prefixCaching": {"enabled": False}}).request == state
+    older = {"prefixCaching": {"enabled": True}, "version": "0.31.0"}
+    assert plan_of_mamba(older).request == 2 * state
     whole = plan_of_mamba({"extraArgs": ["--mamba-cache-dtype=float32"]}).request
     assert whole == 2 * state
     formats = ["--mamba-cache-dtype=float32", "--mamba-ssm-cache-dtype=bfloat16"]

@@ -48,14 +48,17 @@ class StateStorage:
     element_bytes: int
     """Bytes of an element of the state of a channel."""
     caches_prefixes: bool
-    """Whether the engine caches prefixes. It then keeps the state before the last step of a request
-    too and, in the second version of Mamba, the state in the middle of a step."""
+    """Whether the engine caches prefixes. It then also keeps the state before the last step of a
+    request."""
+    keeps_middle: bool = True
+    """Whether the engine also keeps the state in the middle of a step then, in the second version
+    of Mamba."""
 
     def copies(self, state: StateShape) -> int:
         """Return the number of states that a layer keeps for a request."""
         if not self.caches_prefixes:
             return 1
-        return 3 if state.is_mamba_2 else 2
+        return 3 if state.is_mamba_2 and self.keeps_middle else 2
 
     def copy_bytes(self, state: StateShape, tensor: int) -> int:
         """Return the bytes of one state of a layer on each of `tensor` GPUs.

@@ -41,6 +41,8 @@ _STATE_FORMAT: Final = "--mamba-cache-dtype="
 """Beginning of the argument for the number format of the states of a request."""
 _CHANNEL_FORMAT: Final = "--mamba-ssm-cache-dtype="
 """Beginning of the argument that replaces this format for the state of the channels."""
+_KEEPS_MIDDLE_SINCE: Final = (0, 32)
+"""First version of vLLM that keeps the state in the middle of a step."""
 ROUND_TOKENS: Final = 1024
 """An advised length, in tokens, is rounded down to a multiple of this number."""
 
@@ -187,12 +189,14 @@ class _Case:
     def storage(self) -> StateStorage:
         every = self._format_bytes(_STATE_FORMAT) or self.element_bytes
         of_model = self.shape.state.element_bytes if self.shape.state is not None else None
-        caching = self.spec.engine.prefix_caching
+        caching, version = self.spec.engine.prefix_caching, self.spec.engine.version
         return StateStorage(
             convolution_element_bytes=every,
             element_bytes=self._format_bytes(_CHANNEL_FORMAT) or of_model or every,
             # By default, the engine caches prefixes unless the model has no attention.
             caches_prefixes=bool(self.shape.windows) if caching is None else caching.enabled,
+            keeps_middle=version is None
+            or tuple(map(int, version.split("."))) >= _KEEPS_MIDDLE_SINCE,
         )
 
     def _format_bytes(self, argument: str) -> int | None:
