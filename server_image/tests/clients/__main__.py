@@ -90,7 +90,20 @@ def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 def replies(client: Client, kind: str, server: ModelServer, recording: Path) -> Replies:
     """Run a client's cases against a server, and return their outcomes."""
-    done = subprocess.run(
+    try:
+        done = _run(client, kind, server, recording)
+    except subprocess.TimeoutExpired:
+        return {"all": {"failure": f"it took longer than {CASES_SECONDS} seconds"}}
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode or not lines:
+        lines.append({"feature": "all", "failure": f"it ended with status {done.returncode}"})
+    return {line.pop("feature"): line for line in lines}
+
+
+def _run(
+    client: Client, kind: str, server: ModelServer, recording: Path
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         environments.command(client.lock, client.script, recording.parent),
         env={
             "PATH": os.environ["PATH"],
@@ -109,15 +122,13 @@ def replies(client: Client, kind: str, server: ModelServer, recording: Path) -> 
         check=False,
         timeout=CASES_SECONDS,
     )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    if done.returncode or not lines:
-        lines.append({"feature": "all", "failure": f"it ended with status {done.returncode}"})
-    return {line.pop("feature"): line for line in lines}
 
 
 def report(client: Client, compared: Mapping[str, Sequence[str]]) -> int:
     """Print a client's differences, write its rows to the page, and return the number of
     unexplained cases.
+
+    A feature that the page has and that did not run counts as unexplained.
     """
     failed, rows = 0, []
     version = environments.version_of(client.package, client.lock)
@@ -129,6 +140,13 @@ def report(client: Client, compared: Mapping[str, Sequence[str]]) -> int:
         if found:
             print(f"{case}: {verdict}", *found, sep="\n    ", flush=True)
     old = page.rows_of(page.PAGE.read_text()) if page.PAGE.exists() else []
+    for row in page.missing(old, rows):
+        failed += 1
+        print(
+            f"{row.client}: {row.feature}: did not run; if its case was removed, delete its row in "
+            f"{page.PAGE.name} first",
+            flush=True,
+        )
     order = [client.name for client in CLIENTS]
     page.PAGE.write_text(page.text(page.replaced(old, rows, order)))
     return failed

@@ -1,6 +1,6 @@
 """Formats docs/clients.md, which compares the features of each client with stock vLLM."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -40,6 +40,13 @@ def rows_of(page: str) -> list[Row]:
     """Return the rows of a page that `text` made."""
     lines = page.removeprefix(HEAD).splitlines()
     return [Row(*line.strip("| ").split(" | ")) for line in lines]
+
+
+def missing(old: Iterable[Row], new: Sequence[Row]) -> list[Row]:
+    """Return the old rows of the clients that ran whose features did not run."""
+    ran = {row.client for row in new}
+    features = {(row.client, row.feature) for row in new}
+    return [row for row in old if row.client in ran and (row.client, row.feature) not in features]
 
 
 def replaced(old: Iterable[Row], new: Iterable[Row], order: Iterable[str]) -> list[Row]:

@@ -1,11 +1,12 @@
 """Tests the comparison of real clients, and that the table of its results is not stale."""
 
+import re
 from typing import Any
 
 import pytest
 
 from clients import environments, page
-from clients.catalogue import CLIENTS
+from clients.catalogue import CLIENTS, Client
 from clients.comparison import comparable, differences
 from clients.known import Known, verdict
 
@@ -128,6 +129,26 @@ def test_a_run_of_one_client_keeps_the_rows_of_the_others() -> None:
     rows = page.replaced(page.rows_of(page.text(old)), new, ["B", "A"])
 
     assert rows == [old[1], new[0]]
+
+
+def test_a_feature_of_the_page_that_did_not_run_is_missing() -> None:
+    old = [page.Row("A", "1", "chat", "equal"), page.Row("B", "1", "chat", "equal")]
+
+    assert page.missing(old, [page.Row("A", "2", "tools", "equal")]) == [old[0]]
+    assert page.missing(old, [page.Row("A", "2", "chat", "equal")]) == []
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.script.stem)
+def test_a_client_runs_with_every_kind_of_model_that_its_cases_need(client: Client) -> None:
+    script = client.script.read_text()
+    if client.script.suffix == ".mjs":
+        needed = set(re.findall(r"^ +(text|vectors|hearing): {", script, re.MULTILINE))
+    else:
+        needed = {
+            re.findall(r'needs="(\w+)"', each)[0] if "needs=" in each else "text"
+            for each in re.findall(r"^ *(?:@|cases\.)case\(.*$", script, re.MULTILINE)
+        }
+    assert needed == set(client.kinds)
 
 
 def test_the_table_of_clients_has_every_client_in_its_locked_version() -> None:
