@@ -3,7 +3,8 @@
 Clients send the maximum length that they accept, whatever the model's context is. vLLM lowers this
 number to the room that the prompt leaves, and the answer ends with the finish reason `length`. But
 vLLM refuses a number above the whole context, and leaves only one token for the answer to a prompt
-that it truncates.
+that it truncates. It also tokenizes all of that prompt first, however long the text is. Meanwhile,
+the texts of other requests wait.
 """
 
 from typing import Any
@@ -37,6 +38,27 @@ def why_no_room(prompt_tokens: int, context: int) -> str | None:
         f"the prompt has {prompt_tokens} tokens, which leaves no room for an answer in the model's "
         f"context of {context}; shorten the prompt"
     )
+
+
+def cut_texts(vllm: Vllm) -> None:
+    """Make vLLM shorten the text of a prompt before it tokenizes and truncates the prompt.
+
+    The rest has as many characters as the text of a prompt may have without truncation, so its
+    tokens fill the context. Call this function once per process.
+    """
+    prepare = vllm.TokenizeParams.apply_pre_tokenization
+
+    def cut_and_prepare(lengths: Any, tokenizer: Any, prompt: Any) -> Any:
+        context = lengths.max_total_tokens
+        if None not in (context, tokenizer, lengths.truncate_prompt_tokens):
+            most = context * tokenizer.max_chars_per_token
+            text = prompt["prompt"]
+            if len(text) > most:
+                side = lengths.truncation_side or tokenizer.truncation_side
+                prompt["prompt"] = text[-most:] if side == "left" else text[:most]
+        return prepare(lengths, tokenizer, prompt)
+
+    vllm.TokenizeParams.apply_pre_tokenization = cut_and_prepare
 
 
 def cap_answers(vllm: Vllm) -> None:

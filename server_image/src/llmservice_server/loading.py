@@ -20,7 +20,7 @@ from llmservice_server.compat import (
     read_environment_once,
     tell_steps,
 )
-from llmservice_server.context_limit import cap_answers
+from llmservice_server.context_limit import cap_answers, cut_texts
 from llmservice_server.download import ModelDownload, hub_model, use_cache_only
 from llmservice_server.engine import (
     Engine,
@@ -111,6 +111,7 @@ async def load_engine(
     # The configuration comes before the weights, so that a wrong argument fails in seconds, not
     # after an hour of downloading.
     configuration = await asyncio.to_thread(_engine_configuration, vllm, arguments)
+    cut_texts(vllm)
     if configuration.model_config.runner_type == "generate":
         cap_answers(vllm)
     logs_steps = tell_steps(configuration)

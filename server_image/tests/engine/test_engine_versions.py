@@ -177,6 +177,17 @@ def test_the_requested_length_is_a_limit_for_which_a_prompt_is_cut(server: Model
     assert "leaves no room for an answer" in reply.json()["error"]["message"]
 
 
+@pytest.mark.patches("TokenizeParams.apply_pre_tokenization")
+def test_a_long_text_that_is_truncated_is_not_tokenized_whole(server: ModelServer) -> None:
+    wanted = {"model": SERVED_NAME, "max_tokens": 1, "truncate_prompt_tokens": CONTEXT - 1}
+    words = " ".join(f"word{number}" for number in range(1_000_000))
+    began = server.cpu_seconds()
+    reply = server.post("/v1/completions", {**wanted, "prompt": words})
+    assert reply.json()["usage"]["prompt_tokens"] == CONTEXT - 1
+    # To tokenize the whole text takes several seconds.
+    assert server.cpu_seconds() - began < 1
+
+
 @pytest.mark.patches("AsyncLLM.generate")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from llmservice_server.context_limit import cap_answers, room_for_answer, why_no_room
+from llmservice_server.context_limit import (
+    cap_answers,
+    cut_texts,
+    room_for_answer,
+    why_no_room,
+)
 
 CONTEXT = 512
 
@@ -116,3 +121,44 @@ def test_the_room_for_an_answer_of_unknown_length_is_bounded() -> None:
 def test_only_a_full_context_has_no_room() -> None:
     assert why_no_room(CONTEXT - 1, CONTEXT) is None
     assert why_no_room(CONTEXT, CONTEXT) is not None
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    truncation_side: str = "right"
+    max_chars_per_token: int = 3
+
+
+def prepared(text: str, kept: int | None, side: str | None, tokenizer: Tokenizer | None) -> str:
+    """Return the text that vLLM would tokenize, for a context of two tokens."""
+
+    @dataclass(frozen=True)
+    class Lengths:
+        max_total_tokens: int | None
+        truncate_prompt_tokens: int | None
+        truncation_side: str | None
+
+        def apply_pre_tokenization(self, tokenizer: object, prompt: dict[str, str]) -> Any:
+            return prompt
+
+    cut_texts(SimpleNamespace(TokenizeParams=Lengths))  # type: ignore[arg-type]
+    found = Lengths(2, kept, side).apply_pre_tokenization(tokenizer, {"prompt": text})
+    return str(found["prompt"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "side", "own_side", "rest"),
+    [
+        (-1, None, "right", "abcdef"),
+        (1, None, "left", "cdefgh"),
+        (1, "left", "right", "cdefgh"),
+        (1, "right", "left", "abcdef"),
+        (None, None, "right", "abcdefgh"),
+    ],
+)
+def test_a_text_that_is_truncated_is_cut_before_it_is_tokenized(
+    kept: int | None, side: str | None, own_side: str, rest: str
+) -> None:
+    assert prepared("abcdefgh", kept, side, Tokenizer(own_side)) == rest
+    assert prepared("abcdef", kept, side, Tokenizer(own_side)) == "abcdef"
+    assert prepared("abcdefgh", kept, side, None) == "abcdefgh"
