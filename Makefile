@@ -199,10 +199,12 @@ bench-utilization: setup  ## Compare the effective GPU utilization with the true
 	@PYTHONPATH=bench $(RUN) python -m utilization
 
 .PHONY: bench-routing
-bench-routing: setup  ## Simulate the choice of replicas by the router and by others, and kill a picker: MOONCAKE=FILE SERVEGEN=FILE
+bench-routing: setup  ## Simulate the choice of replicas by the router and by others, kill a picker, and measure a router pod: MOONCAKE=FILE SERVEGEN=FILE
 	@PYTHONPATH=bench $(RUN) python -m routing $(if $(MOONCAKE),--mooncake $(MOONCAKE)) \
 		$(if $(SERVEGEN),--servegen $(SERVEGEN))
 	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.failover
+	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.pod
+	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.memory
 
 .PHONY: bench-migration
 bench-migration: setup  ## Count how many entries of other catalogues a spec can say: RECIPES=FILE KUBEAI=FILE

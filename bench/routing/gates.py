@@ -83,6 +83,15 @@ class Gate:
         return figure.high < self.limit if self.is_at_least else figure.low > self.limit
 
 
+def gate_line(
+    name: str, value: float, limit: float, detail: str, *, is_at_least: bool = False
+) -> str:
+    """Return the printed line of a gate with one figure, whose unit is in `detail`."""
+    sign, is_met = (">=", value >= limit) if is_at_least else ("<=", value <= limit)
+    verdict = "PASS" if is_met else "FAIL"
+    return f"GATE {name} {value:.4g} {sign}{limit:g} {verdict} ({detail})"
+
+
 SIM_TTFT = Gate("sim_ttft", 0.75, True)
 NEVER_WORSE = Gate("never_worse", 1.0, False)
 

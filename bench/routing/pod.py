@@ -25,9 +25,16 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from llmservice_operator.router.picker import SERVICE
 from router_support.pod import Pod, replicas_of, settings_of, snapshot
 from router_support.replicas import SECONDS, FakeReplica, running
+from routing.gates import gate_line
 
 CHUNKS = 65
 SMALL, LARGE = 2_000, 400_000
+CPU_MS = {"cpu_2k": 6.0, "cpu_400k": 12.0}
+CPU_RATIO, ADDED_TTFT_RATIO = 1.7, 2.0
+PICKS_PER_SECOND, PICK_P99_MS = 1000.0, 10.0
+"""Limits of the gates. The ratios compare the router with a plain Envoy, at 2 KB. The second one
+compares the times that both add to the replicas' time until the first token."""
+
 IN_FLIGHT = 16
 """Number of requests that the picker gets at the same time when its largest rate is measured."""
 
@@ -200,6 +207,39 @@ async def _pick_rates(call: Any, pid: int, seconds: float) -> tuple[float, float
     return done / seconds, 1000 * used / done, sorted(times)
 
 
+def cost_lines(name: str, plain: Cost, ours: Cost) -> list[str]:
+    """Return the lines about a load, and the lines of its gates."""
+    lines = [
+        f"{name}: plain Envoy {plain}",
+        f"{name}: router      {ours}",
+        gate_line(name, ours.cpu_ms, CPU_MS[name], f"ms; x{ours.cpu_ms / plain.cpu_ms:.2f}"),
+    ]
+    if name == "cpu_2k":
+        added, usual = (percentile(each.ttft_ms, 50) - 1000 * SECONDS for each in (ours, plain))
+        lines += [
+            gate_line("cpu_ratio", ours.cpu_ms / plain.cpu_ms, CPU_RATIO, "of a plain Envoy"),
+            gate_line(
+                "ttft_ratio", added / usual, ADDED_TTFT_RATIO, f"{added:.1f} ms : {usual:.1f} ms"
+            ),
+        ]
+    return lines
+
+
+def pick_lines(rate: float, cpu_ms: float, times: list[float]) -> list[str]:
+    """Return the lines of the gates of the picker alone."""
+    p50, p99 = percentile(times, 50), percentile(times, 99)
+    return [
+        gate_line(
+            "picks_per_second",
+            rate,
+            PICKS_PER_SECOND,
+            f"{cpu_ms:.2f} ms CPU a pick",
+            is_at_least=True,
+        ),
+        gate_line("pick_p99", p99, PICK_P99_MS, f"ms at 400 picks/s; p50 {p50:.1f} ms"),
+    ]
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10, help="length of each load")
@@ -211,13 +251,9 @@ async def main() -> None:
     ):
         plain = await serve(load, with_picker=False)
         ours = await serve(load, with_picker=True)
-        print(f"{name}: plain Envoy {plain}", flush=True)
-        print(f"{name}: router      {ours}")
-        added = percentile(ours.ttft_ms, 50) - percentile(plain.ttft_ms, 50)
-        print(f"{name}: CPU x{ours.cpu_ms / plain.cpu_ms:.2f}, TTFT p50 {added:+.1f} ms")
+        print(*cost_lines(name, plain, ours), sep="\n", flush=True)
     rate, cpu_ms, times = await pick_rates(seconds)
-    print(f"picker: {rate:.0f} picks/s, {cpu_ms:.2f} ms CPU a pick")
-    print(f"picker at 400/s: p50 {percentile(times, 50):.1f} p99 {percentile(times, 99):.1f} ms")
+    print(*pick_lines(rate, cpu_ms, times), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from llmservice_operator.router.envoy_config import build_bootstrap
 from router_support.pod import settings_of
 from routing.failover import Failover
-from routing.pod import PlainEnvoy, at_rate, cpu_seconds, percentile
+from routing.gates import gate_line
+from routing.memory import memory_mib
+from routing.pod import Cost, PlainEnvoy, at_rate, cost_lines, cpu_seconds, percentile, pick_lines
 
 
 async def test_a_load_is_sent_at_its_rate() -> None:
@@ -34,6 +37,52 @@ def test_the_cpu_time_is_that_of_the_process() -> None:
     while time.process_time() - started < 0.1:
         pass
     assert 0.05 < cpu_seconds([pid]) - before < 1
+
+
+def test_memory_that_two_processes_share_counts_once() -> None:
+    shared = bytearray(64 * 1024**2)
+    alone, child = memory_mib([os.getpid()]), os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        both = memory_mib([os.getpid(), child])
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert len(shared) / 1024**2 < alone < both < alone + 32
+
+
+@pytest.mark.parametrize(
+    ("value", "is_at_least", "line"),
+    [
+        (149.96, False, "GATE idle 150 <=150 PASS (MiB)"),
+        (151, False, "GATE idle 151 <=150 FAIL (MiB)"),
+        (151, True, "GATE idle 151 >=150 PASS (MiB)"),
+        (149, True, "GATE idle 149 >=150 FAIL (MiB)"),
+    ],
+)
+def test_a_gate_passes_if_its_figure_meets_the_limit(
+    value: float, is_at_least: bool, line: str
+) -> None:
+    assert gate_line("idle", value, 150, "MiB", is_at_least=is_at_least) == line
+
+
+def test_the_cost_of_a_load_is_compared_with_that_of_a_plain_envoy() -> None:
+    plain, ours = Cost(2.0, [21.0] * 100), Cost(3.5, [22.5] * 100)
+    gates = [line for line in cost_lines("cpu_2k", plain, ours) if line.startswith("GATE")]
+    assert gates == [
+        "GATE cpu_2k 3.5 <=6 PASS (ms; x1.75)",
+        "GATE cpu_ratio 1.75 <=1.7 FAIL (of a plain Envoy)",
+        "GATE ttft_ratio 2.5 <=2 FAIL (2.5 ms : 1.0 ms)",
+    ]
+    assert cost_lines("cpu_400k", plain, ours)[-1] == "GATE cpu_400k 3.5 <=12 PASS (ms; x1.75)"
+
+
+def test_the_picker_alone_has_a_least_rate_and_a_longest_response() -> None:
+    assert pick_lines(1200, 0.7, [3.0] * 100) == [
+        "GATE picks_per_second 1200 >=1000 PASS (0.70 ms CPU a pick)",
+        "GATE pick_p99 3 <=10 PASS (ms at 400 picks/s; p50 3.0 ms)",
+    ]
 
 
 def test_a_plain_envoy_asks_no_picker(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ an exception. They are in the modules that declare the metrics.
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llmservice_operator import api
-from llmservice_operator.api.spec import LLMService
+
+if TYPE_CHECKING:  # the processes of a router need the names, but not the models of the API
+    from llmservice_operator.api.spec import LLMService
 
 FIELD_MANAGER: Final = "llmservice-operator"
 """The operator's identity in server-side apply, and the value of the managed-by label."""

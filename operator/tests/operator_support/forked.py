@@ -13,7 +13,9 @@ from operator_support.forked_main import run
 from operator_support.processes import OperatorProcess, Running
 
 _FORKS: Final = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["__main__", "llmservice_operator.process"])
+_FORKS.set_forkserver_preload(
+    ["__main__", "llmservice_operator.commands", "llmservice_operator.process"]
+)
 
 
 class _Fork:

@@ -4,8 +4,7 @@ import asyncio
 from pathlib import Path
 
 from llmservice_operator.router.replica_view import View, decode
-from llmservice_operator.router.supervisor import Supervisor
-from router_support.whole_pod import settings_of_pod
+from router_support.whole_pod import settings_of_pod, supervisor_of
 from shared_support.waiting import eventually_in_loop
 
 
@@ -21,7 +20,7 @@ async def test_a_picker_is_told_of_the_others_in_its_first_line(tmp_path: Path) 
     settings = settings_of_pod(
         tmp_path, pickers_host="pickers.example", pod_address="10.0.0.2", picker_port=9002
     )
-    supervisor, lines = Supervisor(settings, resolve), list[View]()
+    supervisor, lines = supervisor_of(settings, resolve), list[View]()
     supervisor.picker.write = lambda line: lines.append(decode(line))  # type: ignore[method-assign]
     replicas = asyncio.create_task(supervisor.replicas.run())
     telling = asyncio.create_task(supervisor._tell_for_ever())

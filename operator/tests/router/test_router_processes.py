@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.router import processes as module
-from llmservice_operator.router.processes import ChildProcess
+from llmservice_operator.router.processes import ChildProcess, program
 from shared_support.waiting import eventually_in_loop
 
 ECHO = "import sys\nfor line in sys.stdin:\n with open(sys.argv[1], 'a') as f: f.write(line)"
@@ -34,7 +34,7 @@ async def running(process: ChildProcess) -> AsyncIterator[ChildProcess]:
 async def test_a_process_gets_its_first_line_after_each_start(tmp_path: Path) -> None:
     told = tmp_path / "told"
     process = ChildProcess(
-        "echo", (sys.executable, "-c", ECHO, str(told)), first_line=lambda: b"first\n"
+        "echo", program(sys.executable, "-c", ECHO, str(told)), first_line=lambda: b"first\n"
     )
     async with running(process):
         process.write(b"second\n")
@@ -47,7 +47,7 @@ async def test_the_pauses_between_starts_grow_and_are_bounded(
 ) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.005)
-    process = ChildProcess("broken", (sys.executable, "-c", "import sys; sys.exit(3)"))
+    process = ChildProcess("broken", program(sys.executable, "-c", "import sys; sys.exit(3)"))
     async with running(process):
         await eventually_in_loop(lambda: process.restarts >= 5)
     told = [record.args for record in caplog.records if record.name == module.__name__]
@@ -59,7 +59,7 @@ def deaf(folder: Path) -> tuple[ChildProcess, Path]:
     file that the process creates when it starts.
     """
     started = folder / "started"
-    return ChildProcess("deaf", (sys.executable, "-c", DEAF, str(started))), started
+    return ChildProcess("deaf", program(sys.executable, "-c", DEAF, str(started))), started
 
 
 async def test_a_process_that_reads_nothing_is_killed(

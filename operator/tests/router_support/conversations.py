@@ -15,10 +15,10 @@ import aiohttp
 from aiohttp import web
 
 from llmservice_operator.names import ATTEMPT_HEADER
+from llmservice_operator.router_settings import StepPrior
 from llmservice_operator.routing.prefixes import BLOCK_BYTES, PrefixIndex
 from llmservice_operator.routing.prompts import prompt_of
 from llmservice_operator.scaling.signals import Counters, Snapshot
-from llmservice_operator.settings import StepPrior
 from router_support.pod import Pod, replicas_of, settings_of, snapshot
 from router_support.replicas import SECONDS, FakeReplica, running
 from shared_support.waiting import eventually_in_loop

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,10 +23,11 @@ from llmservice_operator.router.envoy_config import (
     build_tls_secret,
 )
 from llmservice_operator.router.replica_view import ReplicaView, View, encode
+from llmservice_operator.router_settings import RouterSettings, StepPrior
 from llmservice_operator.scaling.signals import Snapshot
-from llmservice_operator.settings import RouterSettings, StepPrior
 from operator_support.processes import free_port
 from operator_support.replica_reports import REPORT
+from router_support.commands import command_of
 from router_support.replicas import FakeReplica
 from shared_support.waiting import eventually_in_loop
 
@@ -113,11 +112,7 @@ class Pod:
         settings = self.settings.model_copy(update={"picker_port": port})
         with (self.folder / f"picker-{port}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "llmservice_operator", "router-picker"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **settings.environment()},
+                command_of("picker", settings), stdin=subprocess.PIPE, stdout=log, stderr=log
             )
 
     def replace_picker(self, at: int) -> None:

@@ -14,10 +14,13 @@ from aiohttp import web
 
 from llmservice_operator.names import API_PORT, IDENTITY_PATH, MANAGEMENT_PORT
 from llmservice_operator.router.envoy_config import ADMIN_SOCKET
+from llmservice_operator.router.processes import program
+from llmservice_operator.router.replicas import Resolve
 from llmservice_operator.router.supervisor import Supervisor
-from llmservice_operator.settings import RouterSettings, StepPrior
+from llmservice_operator.router_settings import RouterSettings, StepPrior
 from operator_support.metrics import Engine
 from operator_support.processes import free_port
+from router_support.commands import command_of
 from shared_support.waiting import eventually_in_loop
 
 NAMESPACE, SERVICE = "team-a", "chat"
@@ -231,15 +234,21 @@ def settings_of_pod(folder: Path, **settings: Any) -> RouterSettings:
         "heartbeat_seconds": 1,
         "drain_seconds": 0,
         "metrics_servers_host": METRICS_SERVERS,
+        "replicas_host": "replicas.example",
     }
     return RouterSettings(
         namespace=NAMESPACE,
         service=SERVICE,
-        replicas_host="replicas.example",
         step_prior=StepPrior(fixed=0.01, prefill=1e-4, sequence=1e-5, kv=1e-9),
         run_directory=folder,
         **{**defaults, **settings},
     )
+
+
+def supervisor_of(settings: RouterSettings, resolve: Resolve) -> Supervisor:
+    """Return a supervisor whose processes are not forked, because the tests have threads."""
+    picker, forwarder = (program(*command_of(each, settings)) for each in ("picker", "forwarder"))
+    return Supervisor(settings, picker, forwarder, resolve)
 
 
 @asynccontextmanager
@@ -250,7 +259,7 @@ async def router_pod(
     configured = settings_of_pod(folder, **settings)
     # The tests send the lists of a metrics server from this address.
     names = Names([each.address for each in replicas], metrics_servers=["127.0.0.1"])
-    supervisor = Supervisor(configured, names.resolve)
+    supervisor = supervisor_of(configured, names.resolve)
     for each in replicas:
         await each.start()
     running = asyncio.create_task(supervisor.run())

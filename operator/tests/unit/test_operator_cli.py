@@ -87,7 +87,7 @@ def test_a_wrong_setting_is_named_before_anything_starts(
 
 def test_the_running_operator_loads_nothing_that_only_other_commands_need() -> None:
     asked = (
-        "import sys, llmservice_operator.__main__, llmservice_operator.process;"
+        "import sys, llmservice_operator.commands, llmservice_operator.process;"
         "print({each.split('.')[0] for each in sys.modules}"
         " & {'cryptography', 'huggingface_hub', 'grpc', 'envoy', 'uvloop'});"
         "print('llmservice_operator.metrics_server' in sys.modules)"
@@ -96,13 +96,27 @@ def test_the_running_operator_loads_nothing_that_only_other_commands_need() -> N
     assert ran.stdout.split() == ["set()", "False"]
 
 
-def test_the_picker_of_a_router_loads_no_client_of_kubernetes() -> None:
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("start", {"aiohttp", "pydantic", "uvloop"}),
+        ("picker", {"envoy", "grpc", "pydantic", "uvloop"}),
+    ],
+)
+def test_the_processes_of_a_router_load_only_the_libraries_that_they_use(
+    module: str, allowed: set[str]
+) -> None:
     asked = (
-        "import sys, llmservice_operator.__main__, llmservice_operator.router.picker;"
-        "print({each.split('.')[0] for each in sys.modules} & {'kubernetes', 'kopf'})"
+        f"import sys, llmservice_operator.__main__, llmservice_operator.router.{module};"
+        "print(*({each.split('.')[0] for each in sys.modules}"
+        " & {'aiohttp', 'cryptography', 'envoy', 'grpc', 'huggingface_hub', 'kopf', 'kubernetes',"
+        " 'pydantic', 'pydantic_settings', 're2', 'uvloop', 'yaml'}));"
+        "print(*(each for each in sys.modules if each.endswith(('api.spec', '.commands'))))"
     )
     ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["set()"]
+    libraries, own = ran.stdout.splitlines()
+    assert set(libraries.split()) <= allowed
+    assert own == ""
 
 
 def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

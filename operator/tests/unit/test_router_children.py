@@ -15,7 +15,8 @@ from llmservice_operator.children import Context, build_all
 from llmservice_operator.cluster import Cache
 from llmservice_operator.desired.router import NO_ROUTER, RouterDecision
 from llmservice_operator.kinds import PODS
-from llmservice_operator.settings import OperatorSettings, RouterSettings
+from llmservice_operator.router_settings import RouterSettings
+from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_service
 

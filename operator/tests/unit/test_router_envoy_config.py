@@ -7,7 +7,7 @@ from llmservice_operator.router.envoy_config import (
     build_endpoints,
     build_picker_endpoints,
 )
-from llmservice_operator.settings import RouterSettings, StepPrior
+from llmservice_operator.router_settings import RouterSettings, StepPrior
 
 PRIOR = StepPrior(fixed=0.01, prefill=1e-4, sequence=1e-5, kv=1e-8)
 

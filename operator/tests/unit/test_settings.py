@@ -6,13 +6,8 @@ import pytest
 from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.api.server_defaults import Proxy, ServerDefaults
 from llmservice_operator.errors import InvalidSettings
-from llmservice_operator.settings import (
-    MetricsServerSettings,
-    OperatorSettings,
-    RouterSettings,
-    ServerImages,
-    StepPrior,
-)
+from llmservice_operator.router_settings import RouterSettings, StepPrior
+from llmservice_operator.settings import MetricsServerSettings, OperatorSettings, ServerImages
 
 
 def test_an_empty_environment_gives_the_released_images_and_all_namespaces() -> None:

@@ -16,7 +16,7 @@ from llmservice_operator.desired.router import router_drain_seconds, router_grac
 from llmservice_operator.desired.step_prior import prior_of
 from llmservice_operator.desired.volumes import OWNER_AND_GROUP_READ, keys_source
 from llmservice_operator.kinds import DEPLOYMENTS
-from llmservice_operator.settings import RouterSettings, StepPrior
+from llmservice_operator.router_settings import RouterSettings, StepPrior
 from llmservice_operator.workload.deployment import REVISION_HISTORY_LIMIT, REVISION_LABEL
 from llmservice_operator.workload.pod_template import (
     FAILED_PROBE_GRACE_SECONDS,

@@ -18,7 +18,7 @@ from llmservice_operator.router.envoy_config import (
     build_tls_secret,
 )
 from llmservice_operator.router.replica_view import ReplicaView
-from llmservice_operator.settings import RouterSettings
+from llmservice_operator.router_settings import RouterSettings
 
 BOOTSTRAP_FILE: Final = "envoy.json"
 

@@ -16,7 +16,7 @@ from llmservice_operator.names import (
     RETRY_HEADER,
     STORED_HEADER,
 )
-from llmservice_operator.settings import RouterSettings
+from llmservice_operator.router_settings import RouterSettings
 
 Config = dict[str, Any]
 

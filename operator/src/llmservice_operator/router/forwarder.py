@@ -34,7 +34,7 @@ from llmservice_operator.router.envoy_config import (
 )
 from llmservice_operator.router.held import HeldRequests, TooManyHeld
 from llmservice_operator.router.waiting_stream import WaitingStream, refusal
-from llmservice_operator.settings import ROUTER_PREFIX, RouterSettings
+from llmservice_operator.router_settings import ROUTER_PREFIX, RouterSettings
 from llmservice_operator.tasks import Tasks
 
 logger = logging.getLogger(__name__)

@@ -25,10 +25,10 @@ from llmservice_operator.router.following import Following
 from llmservice_operator.router.grants import Grants
 from llmservice_operator.router.picker_metrics import PickerMetrics
 from llmservice_operator.router.picker_status import PickerStatus, serve_status
+from llmservice_operator.router_settings import ROUTER_PREFIX, RouterSettings
 from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.router import Router
 from llmservice_operator.scaling.step_model import StepModel
-from llmservice_operator.settings import ROUTER_PREFIX, RouterSettings
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from llmservice_operator.router.picker_status import read_status
 from llmservice_operator.router.processes import ChildProcess
 from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replicas import Replicas
-from llmservice_operator.settings import RouterSettings
+from llmservice_operator.router_settings import RouterSettings
 
 logger = logging.getLogger(__name__)
 

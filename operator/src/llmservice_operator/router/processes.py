@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import os
 import signal
 import time
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from asyncio.subprocess import PIPE
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +26,48 @@ UNREAD_SECONDS: Final = 15.0
 """Time in seconds after which a process that leaves its input unread is considered hung."""
 
 
+class Process(Protocol):
+    """The part of `asyncio.subprocess.Process` that is used here."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    @property
+    def stdin(self) -> asyncio.StreamWriter | None: ...
+
+    async def wait(self) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
+Start = Callable[[], Awaitable[Process]]
+"""Starts a process whose standard input is `stdin`."""
+
+
+def program(*command: str) -> Start:
+    """Return a function that starts a program with these arguments."""
+
+    async def start() -> Process:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=PIPE,
+            # A signal to this process group, as from a terminal, must not end the new process
+            # before the drain.
+            start_new_session=True,
+        )
+
+    return start
+
+
 @dataclass
 class ChildProcess:
     """A process that runs until `end` is called."""
 
     name: str
-    command: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables in addition to those of this process."""
+    start: Start
     before_start: Callable[[], None] = lambda: None
     """Called before each start."""
     first_line: Callable[[], bytes | None] = lambda: None
@@ -82,16 +115,9 @@ class ChildProcess:
 
     async def _start(self) -> None:
         self.before_start()
-        self._process = await asyncio.create_subprocess_exec(
-            *self.command,
-            stdin=PIPE,
-            env={**os.environ, **self.environment},
-            # A signal to this process group, as from a terminal, must not end the new process
-            # before the drain.
-            start_new_session=True,
-        )
+        self._process = await self.start()
         if self._is_ending:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
             return
         self.starts += 1
         self._unread_since = None
@@ -115,7 +141,7 @@ class ChildProcess:
         self._unread_since = self._unread_since or now
         if now - self._unread_since > UNREAD_SECONDS:
             logger.error("%s does not read its input; it is killed", self.name)
-            process.kill()
+            process.send_signal(signal.SIGKILL)
 
     async def end(self) -> None:
         """End the process, and start it no more."""
@@ -128,5 +154,5 @@ class ChildProcess:
             async with asyncio.timeout(END_SECONDS):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            process.send_signal(signal.SIGKILL)
             await process.wait()

@@ -13,7 +13,7 @@ from llmservice_operator.api.router_messages import ReplicaList
 from llmservice_operator.names import ROUTER_REPLICAS_PATH
 from llmservice_operator.router.picker_status import read_status
 from llmservice_operator.router.replicas import KNOWN_SECONDS, LOOKUP_SECONDS, Replicas, Resolve
-from llmservice_operator.settings import RouterSettings
+from llmservice_operator.router_settings import RouterSettings
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from llmservice_operator.api.router_messages import ListedReplica
 from llmservice_operator.engine_metrics import EngineMetrics, NoReport, Silent, UsageReport
 from llmservice_operator.names import API_PORT
 from llmservice_operator.router.replica_view import ReplicaView
-from llmservice_operator.settings import RouterSettings
+from llmservice_operator.router_settings import RouterSettings
 
 logger = logging.getLogger(__name__)
 

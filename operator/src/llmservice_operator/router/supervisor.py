@@ -6,7 +6,6 @@ Envoy before the pod ends.
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -26,7 +25,7 @@ from llmservice_operator.router.envoy_config import (
     FORWARDED_SOCKET,
 )
 from llmservice_operator.router.pod_metrics import PodMetrics
-from llmservice_operator.router.processes import ChildProcess
+from llmservice_operator.router.processes import ChildProcess, Start, program
 from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replica_view import View
 from llmservice_operator.router.replicas import (
@@ -36,7 +35,7 @@ from llmservice_operator.router.replicas import (
     Resolve,
     resolve,
 )
-from llmservice_operator.settings import ROUTER_PREFIX, RouterSettings
+from llmservice_operator.router_settings import ROUTER_PREFIX, RouterSettings
 from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import create_app, start_server
 
@@ -58,8 +57,6 @@ ATTEMPTS: Final = 5
 AWAY_SECONDS: Final = 60.0
 """Time in seconds without an answer of Envoy after which the pod counts as not alive."""
 
-COMMAND: Final = (sys.executable, "-m", "llmservice_operator")
-
 CLIENT_LISTENER: Final = "clients"
 """Name of the clients' listener in the names of Envoy's counters."""
 
@@ -67,7 +64,13 @@ CLIENT_LISTENER: Final = "clients"
 class Supervisor:
     """Runs the processes of the pod, and reports the replicas to them."""
 
-    def __init__(self, settings: RouterSettings, resolve: Resolve = resolve) -> None:
+    def __init__(
+        self,
+        settings: RouterSettings,
+        start_picker: Start,
+        start_forwarder: Start,
+        resolve: Resolve = resolve,
+    ) -> None:
         self.settings = settings
         self._tasks = Tasks()
         self.stop = self._tasks.stop
@@ -87,12 +90,11 @@ class Supervisor:
         `READ_SECONDS`."""
         self._live_at = time.monotonic()
         self._is_live = False
-        environment = settings.environment()
-        self.picker = ChildProcess(
-            "picker", (*COMMAND, "router-picker"), environment, first_line=lambda: self._line
+        self.picker = ChildProcess("picker", start_picker, first_line=lambda: self._line)
+        self.forwarder = ChildProcess("forwarder", start_forwarder)
+        self.envoy = ChildProcess(
+            "envoy", program(*self._envoy_command()), before_start=self._before_envoy
         )
-        self.forwarder = ChildProcess("forwarder", (*COMMAND, "router-forwarder"), environment)
-        self.envoy = ChildProcess("envoy", self._envoy_command(), before_start=self._before_envoy)
         self.processes = (self.picker, self.forwarder, self.envoy)
 
     async def run(self) -> int:
@@ -285,8 +287,3 @@ class Supervisor:
                 await asyncio.sleep(POLL_SECONDS)
             else:
                 return
-
-
-async def run_supervisor(settings: RouterSettings) -> int:
-    """Run the pod until it is told to end."""
-    return await Supervisor(settings).run()

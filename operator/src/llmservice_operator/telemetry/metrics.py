@@ -1,10 +1,12 @@
 """The Prometheus metrics of a process."""
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,8 +18,10 @@ from prometheus_client import (
     generate_latest,
 )
 
-from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.telemetry.services import ServiceCollector
+
+if TYPE_CHECKING:  # a router shows none of these metrics, and needs no model of the API
+    from llmservice_operator.api.spec import LLMServiceSpec
 
 CONTROLLER = "llmservice"
 """Value of the `controller` and `name` labels. A process has one controller."""

@@ -1,13 +1,17 @@
 """Exposes the specs and the statuses of the services as Prometheus gauges."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llmservice_operator import names
-from llmservice_operator.api.spec import LLMServiceSpec
+
+if TYPE_CHECKING:  # a router shows none of these metrics, and needs no model of the API
+    from llmservice_operator.api.spec import LLMServiceSpec
 
 _SERVICE = ("namespace", names.METRIC_SERVICE_LABEL)
 
