@@ -2,7 +2,9 @@ import asyncio
 import json
 import time
 
-from llmservice_operator.router.bodies import MAX_VALUES, BodyReader, read_body
+import pytest
+
+from llmservice_operator.router.bodies import MAX_COMMAS, BodyReader, read_body
 from llmservice_operator.routing.prompts import prompt_of
 
 
@@ -50,10 +52,12 @@ def test_another_text_than_an_object_is_compared_as_text() -> None:
     assert read_body(b'\xff {"stream" : true').is_stream
 
 
-def test_a_body_with_very_many_values_is_not_parsed() -> None:
-    content = b'{"prompt": [' + b"[]," * MAX_VALUES + b"1]}"
+@pytest.mark.parametrize(("commas", "is_parsed"), [(MAX_COMMAS, True), (MAX_COMMAS + 1, False)])
+def test_a_body_with_very_many_values_is_not_parsed(commas: int, is_parsed: bool) -> None:
+    content = b'{"prompt": [' + b"[]," * commas + b"1]}"
     started = time.process_time()
-    assert read_body(content).prompt.chain
+    is_text = read_body(content).prompt == prompt_of({"prompt": content.decode()}, "")
+    assert is_text is not is_parsed
     assert time.process_time() - started < 1
 
 

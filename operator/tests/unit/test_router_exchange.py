@@ -1,4 +1,4 @@
-"""Tests what the picker tells the router about the source of a request."""
+"""Tests the answers to Envoy, and what the picker tells the router about a request's source."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,12 +30,14 @@ class Envoy:
 
     def __init__(self, messages: Sequence[pb.ProcessingRequest]) -> None:
         self._messages = iter(messages)
+        self.answers: list[str | None] = []
+        """Kind of each answer."""
 
     async def read(self) -> Any:
         return next(self._messages, EOF)
 
     async def write(self, message: bytes) -> None:
-        pass
+        self.answers.append(pb.ProcessingResponse.FromString(message).WhichOneof("response"))
 
 
 def small(path: str, key: str, body: bytes) -> list[pb.ProcessingRequest]:
@@ -56,15 +58,10 @@ def large(path: str, key: str, body: bytes) -> list[pb.ProcessingRequest]:
     return [message, pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))]
 
 
-async def test_streams_of_the_same_key_and_route_have_the_same_source(tmp_path: Path) -> None:
-    for key in ("first", "second"):
-        (tmp_path / key).write_text(key)
-    told = list[Message]()
-    chooser = Chooser(Holding(Router(MODEL)), tell=told.append)
-    chooser.update([ReplicaView("r1", "10.0.0.1:8000", False, None, 1e6)])
-    parts = Parts(
+def parts_of(chooser: Chooser, admission: Admission) -> Parts:
+    return Parts(
         chooser=chooser,
-        admission=Admission(ApiKeys(tmp_path)),
+        admission=admission,
         grants=Grants(),
         deadly=DeadlyRequests(),
         bodies=BodyReader(),
@@ -72,6 +69,15 @@ async def test_streams_of_the_same_key_and_route_have_the_same_source(tmp_path: 
         metrics=PickerMetrics(),
         forwarder=None,
     )
+
+
+async def test_streams_of_the_same_key_and_route_have_the_same_source(tmp_path: Path) -> None:
+    for key in ("first", "second"):
+        (tmp_path / key).write_text(key)
+    told = list[Message]()
+    chooser = Chooser(Holding(Router(MODEL)), tell=told.append)
+    chooser.update([ReplicaView("r1", "10.0.0.1:8000", False, None, 1e6)])
+    parts = parts_of(chooser, Admission(ApiKeys(tmp_path)))
     for messages in (
         small(CHAT, "first", STREAM),
         small(f"{CHAT}?query=1", "first", STREAM),
@@ -86,3 +92,15 @@ async def test_streams_of_the_same_key_and_route_have_the_same_source(tmp_path: 
     assert sources[0] == sources[1] == sources[2]
     assert len({*sources[2:]}) == 4
     assert sources[5] == NO_SOURCE
+
+
+async def test_the_end_of_a_response_ends_the_call_without_a_further_answer() -> None:
+    chooser = Chooser(Holding(Router(MODEL)))
+    chooser.update([ReplicaView("r1", "10.0.0.1:8000", False, None, 1e6)])
+    headers = pb.ProcessingRequest(response_headers=pb.HttpHeaders())
+    end = pb.ProcessingRequest(response_trailers=pb.HttpTrailers())
+    never_read = pb.ProcessingRequest(request_headers=pb.HttpHeaders())
+    envoy = Envoy([*small(CHAT, "", STREAM), headers, end, never_read])
+    await Exchange(parts_of(chooser, Admission(None)), envoy, is_forwarded=False).run()
+    assert envoy.answers == ["request_body", "response_headers"]
+    assert chooser.router.replicas["r1"].own_requests == 0

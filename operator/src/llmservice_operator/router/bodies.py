@@ -15,9 +15,9 @@ from llmservice_operator.routing.prompts import Prompt, prompt_of
 INLINE_BYTES: Final = 16 * 1024
 """Longest body, in bytes, that is read on the event loop, where it delays all other requests."""
 
-MAX_VALUES: Final = 64 * 1024
-"""Largest number of values in a body that is parsed as JSON. With more values, the parser would
-block the interpreter for too long, so the body counts as text."""
+MAX_COMMAS: Final = 64 * 1024
+"""Largest number of commas in a body that is parsed as JSON. They separate its values. With more
+values, the parser would block the interpreter for too long, so the body counts as text."""
 
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 
@@ -75,7 +75,7 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
 
 def _parse(body: bytes) -> Mapping[str, Any] | None:
     """Return the JSON object in a body, which may be cut off; None if it is not read as JSON."""
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+    if body.count(b",") > MAX_COMMAS:
         return None
     try:
         parsed = from_json(body, allow_partial="trailing-strings")

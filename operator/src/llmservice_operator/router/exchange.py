@@ -23,7 +23,6 @@ from llmservice_operator.router.grants import WAIT_SECONDS, Grants
 from llmservice_operator.router.messages import (
     CONTINUE_HEADERS,
     CONTINUE_RESPONSE,
-    CONTINUE_TRAILERS,
     choose,
     refuse,
     wait,
@@ -128,7 +127,7 @@ class Exchange:
                 elif kind == "response_headers":
                     answer = self._on_response(message)
                 else:
-                    answer = CONTINUE_TRAILERS
+                    return  # The end of the call is the answer to the end of the response.
                 if isinstance(answer, Refusal):
                     self._outcome = answer.outcome
                     await self.stream.write(refuse(answer))

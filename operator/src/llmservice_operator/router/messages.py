@@ -23,9 +23,6 @@ CONTINUE_HEADERS: Final[bytes] = pb.ProcessingResponse(
 CONTINUE_RESPONSE: Final[bytes] = pb.ProcessingResponse(
     response_headers=pb.HeadersResponse()
 ).SerializeToString()
-CONTINUE_TRAILERS: Final[bytes] = pb.ProcessingResponse(
-    response_trailers=pb.TrailersResponse()
-).SerializeToString()
 
 
 def wait(seconds: float) -> bytes:

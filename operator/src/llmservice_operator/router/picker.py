@@ -46,6 +46,10 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", SEEN_BODY_BYTES + 256 * 1024),
     # With the default, a second picker on the same port would get half of the requests.
     ("grpc.so_reuseport", 0),
+    # gRPC measures the bandwidth with pings, and each of them wakes the picker and Envoy. Without
+    # the measurement, the window must have room for a whole body.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", SEEN_BODY_BYTES),
     # Without these options, gRPC would find Envoy's pings too frequent, and end every call.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
     ("grpc.http2.max_ping_strikes", 0),

@@ -60,12 +60,14 @@ def prompt_of(body: Mapping[str, Any], adapter: str) -> Prompt:
     A cache salt separates prompts, as it does in vLLM.
     """
     media: list[int] = []
-    fields = [(name, _without_media(body[name], media)) for name in PROMPT_FIELDS if name in body]
-    pieces = [_json(value).encode("utf-8", "surrogatepass") for _, value in fields]
-    names = [name for name, _ in fields]
-    root = _json([adapter, body.get("cache_salt"), names]).encode("utf-8", "surrogatepass")
-    chain = tuple(_chain(root, b"".join(pieces)[:MOST_BYTES]))
-    return Prompt(chain, sum(map(len, pieces)), len(media), adapter)
+    names = [name for name in PROMPT_FIELDS if name in body]
+    parts: list[bytes] = []
+    for name in names:
+        _write(body[name], parts, media)
+    text = b"".join(parts)
+    root = _encode(_json([adapter, body.get("cache_salt"), names]))
+    chain = tuple(_chain(root, text[:MOST_BYTES]))
+    return Prompt(chain, len(text), len(media), adapter)
 
 
 def _chain(root: bytes, text: bytes) -> Iterator[int]:
@@ -79,24 +81,40 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
-def _without_media(value: Any, media: list[int]) -> Any:
-    """Return the value with a digest in place of each long piece of media.
+def _write(value: Any, parts: list[bytes], media: list[int]) -> None:
+    """Append the canonical form of a value to `parts`.
 
-    The length of each piece is appended to `media`.
-    A JSON parser bounds the depth, so the recursion is bounded too.
+    The form is like JSON, with sorted keys, no spaces, and a comma after every item. Strings are
+    copied without escapes, because the escapes of a long prompt would take most of the time. A
+    digest replaces each long piece of media, whose length is appended to `media`. A JSON parser
+    bounds the depth, so the recursion is bounded too.
     """
-    if isinstance(value, dict):
-        return {
-            key: _digest(each, media)
-            if key in MEDIA_KEYS and isinstance(each, str) and len(each) >= LEAST_MEDIA_CHARACTERS
-            else _without_media(each, media)
-            for key, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_without_media(each, media) for each in value]
-    return value
+    if isinstance(value, str):
+        parts += (b'"', _encode(value), b'"')
+    elif isinstance(value, dict):
+        parts.append(b"{")
+        for key in sorted(value):
+            each = value[key]
+            if key in MEDIA_KEYS and isinstance(each, str) and len(each) >= LEAST_MEDIA_CHARACTERS:
+                each = _digest(each, media)
+            parts += (_encode(key), b":")
+            _write(each, parts, media)
+            parts.append(b",")
+        parts.append(b"}")
+    elif isinstance(value, list) and any(isinstance(each, (str, dict, list)) for each in value):
+        parts.append(b"[")
+        for each in value:
+            _write(each, parts, media)
+            parts.append(b",")
+        parts.append(b"]")
+    else:
+        parts.append(_encode(_json(value)))
 
 
 def _digest(text: str, media: list[int]) -> str:
     media.append(len(text))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return blake2b(_encode(text), digest_size=16).hexdigest()
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
