@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from llmservice_operator.names import ATTEMPT_HEADER
-from llmservice_operator.router.envoy_config import SEEN_BODY_BYTES
+from llmservice_operator.router.envoy_names import SEEN_BODY_BYTES
 from router_support.pod import Pod, replicas_of, settings_of
 from router_support.replicas import (
     FakeReplica,

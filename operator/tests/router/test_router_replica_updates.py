@@ -21,6 +21,7 @@ from llmservice_operator.router import replica_updates as module
 from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replicas import KNOWN_SECONDS, Replicas
 from llmservice_operator.telemetry import start_server
+from router_support.clock import Clock
 from router_support.whole_pod import (
     CHAT,
     DONE,
@@ -40,14 +41,6 @@ from shared_support.waiting import eventually_in_loop
 
 OWN_ADDRESS = "127.0.0.1"
 """Address from which the tests send lists."""
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass

@@ -18,16 +18,9 @@ from llmservice_operator.router.replicas import (
     MOST_ADDRESSES,
     Replicas,
 )
+from router_support.clock import Clock
 from router_support.whole_pod import Names, ServedReplica, addresses, settings_of_pod
 from shared_support.waiting import eventually_in_loop
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from llmservice_operator.names import HELD_HEADER
 from llmservice_operator.router.chooser import Chooser
-from llmservice_operator.router.envoy_config import OWN_HEADERS, SEEN_BODY_BYTES
+from llmservice_operator.router.envoy_names import OWN_HEADERS, SEEN_BODY_BYTES
 from llmservice_operator.router.following import Following
 from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.routing.answers import source_of

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from llmservice_operator.router.envoy_config import FORWARDED_SOCKET, NO_REPLICA_HEADER
+from llmservice_operator.router.envoy_names import FORWARDED_SOCKET, NO_REPLICA_HEADER
 from llmservice_operator.router.forwarder import METRICS_SOCKET, Forwarder
 from router_support.whole_pod import DONE, settings_of_pod, until
 

@@ -10,17 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmservice_operator.router.envoy_config import (
+from llmservice_operator.router.envoy_clusters import build_endpoints, build_picker_endpoints
+from llmservice_operator.router.envoy_config import ARGUMENTS, build_bootstrap, build_tls_secret
+from llmservice_operator.router.envoy_names import (
     ADMIN_SOCKET,
-    ARGUMENTS,
     CLUSTER_OR_FORWARDER,
     CLUSTER_PICKERS,
     CLUSTER_REPLICAS,
     TLS_FILE,
-    build_bootstrap,
-    build_endpoints,
-    build_picker_endpoints,
-    build_tls_secret,
 )
 from llmservice_operator.router.replica_view import ReplicaView, View, encode
 from llmservice_operator.router_settings import RouterSettings, StepPrior

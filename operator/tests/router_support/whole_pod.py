@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from llmservice_operator.names import API_PORT, IDENTITY_PATH, MANAGEMENT_PORT
-from llmservice_operator.router.envoy_config import ADMIN_SOCKET
+from llmservice_operator.router.envoy_names import ADMIN_SOCKET
 from llmservice_operator.router.processes import program
 from llmservice_operator.router.replicas import Resolve
 from llmservice_operator.router.supervisor import Supervisor

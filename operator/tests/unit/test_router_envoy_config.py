@@ -1,12 +1,8 @@
 from pathlib import Path
 
-from llmservice_operator.router.envoy_config import (
-    CLUSTER_OR_FORWARDER,
-    OWN_HEADERS,
-    build_bootstrap,
-    build_endpoints,
-    build_picker_endpoints,
-)
+from llmservice_operator.router.envoy_clusters import build_endpoints, build_picker_endpoints
+from llmservice_operator.router.envoy_config import build_bootstrap
+from llmservice_operator.router.envoy_names import CLUSTER_OR_FORWARDER, OWN_HEADERS
 from llmservice_operator.router_settings import RouterSettings, StepPrior
 
 PRIOR = StepPrior(fixed=0.01, prefill=1e-4, sequence=1e-5, kv=1e-8)

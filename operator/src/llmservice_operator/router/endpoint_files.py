@@ -7,15 +7,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from llmservice_operator.router.envoy_config import (
+from llmservice_operator.router.envoy_clusters import build_endpoints, build_picker_endpoints
+from llmservice_operator.router.envoy_config import build_bootstrap, build_tls_secret
+from llmservice_operator.router.envoy_names import (
     CLUSTER_OR_FORWARDER,
     CLUSTER_PICKERS,
     CLUSTER_REPLICAS,
     TLS_FILE,
-    build_bootstrap,
-    build_endpoints,
-    build_picker_endpoints,
-    build_tls_secret,
 )
 from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.router_settings import RouterSettings

@@ -14,11 +14,7 @@ from llmservice_operator.router.admission import Admission, Refusal, is_open
 from llmservice_operator.router.bodies import NO_BODY, Body, BodyReader
 from llmservice_operator.router.chooser import Chooser, Chosen
 from llmservice_operator.router.deadly import DeadlyRequests
-from llmservice_operator.router.envoy_config import (
-    SEEN_BODY_BYTES,
-    SMALL_BODY_BYTES,
-    STORED_PATH,
-)
+from llmservice_operator.router.envoy_names import SEEN_BODY_BYTES, SMALL_BODY_BYTES, STORED_PATH
 from llmservice_operator.router.grants import WAIT_SECONDS, Grants
 from llmservice_operator.router.messages import (
     CONTINUE_HEADERS,

@@ -27,7 +27,7 @@ from yarl import URL
 
 from llmservice_operator.errors import InvalidSettings
 from llmservice_operator.names import ATTEMPT_HEADER, HELD_HEADER
-from llmservice_operator.router.envoy_config import (
+from llmservice_operator.router.envoy_names import (
     FORWARDED_SOCKET,
     NO_REPLICA_HEADER,
     SILENCE_SECONDS,

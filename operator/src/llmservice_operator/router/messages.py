@@ -6,7 +6,7 @@ from typing import Final
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from llmservice_operator.router.admission import Refusal
-from llmservice_operator.router.envoy_config import (
+from llmservice_operator.router.envoy_names import (
     METADATA_ATTEMPT,
     METADATA_HELD,
     METADATA_KEY,

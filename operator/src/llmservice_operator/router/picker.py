@@ -18,7 +18,7 @@ from llmservice_operator.router.admission import Admission, ApiKeys
 from llmservice_operator.router.bodies import BodyReader
 from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.router.deadly import DeadlyRequests
-from llmservice_operator.router.envoy_config import FORWARDED_METADATA, SEEN_BODY_BYTES
+from llmservice_operator.router.envoy_names import FORWARDED_METADATA, SEEN_BODY_BYTES
 from llmservice_operator.router.exchange import Exchange, Limits, Parts
 from llmservice_operator.router.followers import Followers
 from llmservice_operator.router.following import Following

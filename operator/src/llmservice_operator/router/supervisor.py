@@ -17,9 +17,9 @@ from llmservice_operator.errors import InvalidSettings
 from llmservice_operator.router import replica_view
 from llmservice_operator.router.endpoint_files import EndpointFiles
 from llmservice_operator.router.envoy_admin import EnvoyAdmin, EnvoyAway
-from llmservice_operator.router.envoy_config import (
+from llmservice_operator.router.envoy_config import ARGUMENTS
+from llmservice_operator.router.envoy_names import (
     ADMIN_SOCKET,
-    ARGUMENTS,
     CLUSTER_OR_FORWARDER,
     CLUSTER_REPLICAS,
     FORWARDED_SOCKET,
