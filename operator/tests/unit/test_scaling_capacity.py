@@ -20,6 +20,7 @@ from llmservice_operator.scaling.capacity import (
     sustainable_rate,
 )
 from llmservice_operator.scaling.lengths import Lengths, lengths_of
+from llmservice_operator.scaling.step_model import StepModel
 from operator_support.scaling import TRUTH, bucket_of
 
 LIMITS = EngineLimits(256, 420_000, 8192)
@@ -145,6 +146,16 @@ def test_a_limit_that_no_engine_attains_is_left_out() -> None:
     )
 
     assert none == pytest.approx(far)
+
+
+def test_requests_that_cost_nothing_by_the_step_model_have_a_finite_capacity() -> None:
+    cached = RequestMix(Lengths(((0.0, 1.0),)), Lengths(((1.0, 1.0),)), 1000.0)
+    free = StepModel(fixed=0.006, prefill=35e-6, sequence=0.0, kv=0.0)
+
+    rate = sustainable_rate(cached, free, LIMITS, ServiceLevelObjective())
+
+    assert math.isfinite(rate)
+    assert rate > 100
 
 
 def test_prompts_that_queue_miss_the_ttft() -> None:

@@ -34,6 +34,10 @@ LEAST_SHARE = 0.05
 LIKELY_DEVIATIONS = 3.0
 """Number of standard deviations above the mean of the largest batch that is likely."""
 
+LEAST_TOKEN_SECONDS = 1e-7
+"""Shortest time in seconds that a token of an answer adds to the steps. The step model may contain
+zeros, but no engine serves infinitely many requests."""
+
 NEGLIGIBLE = 1e-9
 """A variable whose mean is below this share of a limit is assumed never to reach the limit."""
 
@@ -83,7 +87,8 @@ class RequestMix:
 
     def token_work(self, model: StepModel) -> float:
         """Return the GPU-seconds that one token of an answer adds to the engine steps."""
-        return (model.sequence + model.kv * self.kv_tokens_per_sequence) / self.tokens_per_step
+        step = model.sequence + model.kv * self.kv_tokens_per_sequence
+        return max(step / self.tokens_per_step, LEAST_TOKEN_SECONDS)
 
     def in_steps(self) -> "RequestMix":
         """Return the mix with answer lengths in steps instead of tokens."""
