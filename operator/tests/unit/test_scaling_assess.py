@@ -178,6 +178,15 @@ def test_a_burst_is_seen_whole_within_two_scrapes() -> None:
     assert seen > 3.9 * before
 
 
+def test_one_scrape_with_many_requests_is_no_burst() -> None:
+    running = service(2)
+    before = demand_of(running.run(300, rate=14).demand_percent)
+
+    seen = demand_of(running.run(TICK, rate=42).demand_percent)
+
+    assert seen < 1.25 * before
+
+
 def test_a_few_requests_after_silence_are_no_burst() -> None:
     running = service(2)
     running.run(300, rate=14)

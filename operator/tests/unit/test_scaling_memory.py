@@ -124,6 +124,9 @@ def look(factor: CapacityFactor, now: float, **change: Any) -> CapacityFactor:
         pytest.param({"missed": 0.9, "has_backlog": True}, 0.8, id="a backlog explains misses"),
         pytest.param({"missed": 0.9, "judged": 19.0}, 0.8, id="too few requests"),
         pytest.param(
+            {"missed": 0.4, "expected": 0.5}, 0.8, id="fewer misses than the model expects"
+        ),
+        pytest.param(
             {"missed": 0.32, "unrepairable": 0.3}, 0.8, id="what an idle replica misses too"
         ),
     ],
@@ -163,6 +166,11 @@ def test_the_capacity_factor_stays_in_its_bounds() -> None:
         pytest.param({"expected": 0.03, "missed": 0.02}, 1.0, id="about as many as expected"),
         pytest.param({"expected": 0.01, "missed": 0.0}, 1.0, id="too few expected to miss them"),
         pytest.param({"expected": 0.03, "utilization": 0.6}, 1.0, id="replicas that are not busy"),
+        pytest.param(
+            {"expected": 0.34, "unrepairable": 0.3, "missed": 0.31},
+            1.01,
+            id="far fewer than expected of those that a replica can serve in time",
+        ),
     ],
 )
 def test_capacity_rises_above_the_model_only_on_proof(change: dict[str, Any], value: float) -> None:

@@ -19,7 +19,7 @@ from llmservice_operator.scaling.capacity import (
 )
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
-from llmservice_operator.scaling.demand import STEADY_SECONDS, Demand, Price, demand
+from llmservice_operator.scaling.demand import STEADY_SECONDS, Demand, Price, burst_of, demand
 from llmservice_operator.scaling.ledger import Ledger
 from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
 from llmservice_operator.scaling.signals import Flow, ReplicaReport, Scrape, Snapshot
@@ -138,7 +138,8 @@ def assess(
             unrepairable=misses(0.0, mix, state.fit.model, limits, slo).share,
             expected=misses(load * rate, mix, state.fit.model, limits, slo).share,
             utilization=load,
-            has_backlog=parts.backlog > 0,
+            # A burst that is seen for the first time is no load yet, but explains misses.
+            has_backlog=parts.backlog > 0 or burst_of(tracking.likely(), price) is not None,
             # The misses of an overload are counted until one minute after the delayed requests have
             # finished.
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),

@@ -49,6 +49,10 @@ class Evidence:
     """Time in seconds after an overload during which `missed` may still count requests that the
     overload delayed."""
 
+    def excess(self, missed: float) -> float:
+        """Return the share of misses among the requests that an idle replica serves in time."""
+        return max(0.0, (missed - self.unrepairable) / max(1 - self.unrepairable, 1e-9))
+
 
 @dataclass(frozen=True, slots=True)
 class CapacityFactor:
@@ -67,13 +71,15 @@ class CapacityFactor:
             return self
         if now < self.overloaded_at + seen.memory_seconds:
             return self
-        excess = max(0.0, (seen.missed - seen.unrepairable) / max(1 - seen.unrepairable, 1e-9))
-        if excess > seen.allowed:
-            fall = min(FASTEST_FALL, 0.5 * (excess - seen.allowed))
+        excess, expected = seen.excess(seen.missed), seen.excess(seen.expected)
+        # The model expects more than the allowed misses where more replicas hardly help.
+        allowed = max(seen.allowed, expected)
+        if excess > allowed:
+            fall = min(FASTEST_FALL, 0.5 * (excess - allowed))
             return replace(self, value=max(LOWEST, self.value * (1 - fall)), moved_at=now)
         is_busy = seen.utilization > BUSY
-        is_proof = is_busy and seen.expected * seen.judged >= FEWEST_EXPECTED
-        if is_proof and seen.missed < FEW_MISSES * seen.expected:
+        is_proof = is_busy and expected * seen.judged >= FEWEST_EXPECTED
+        if is_proof and excess < FEW_MISSES * expected:
             return replace(self, value=min(HIGHEST, self.value * RISE), moved_at=now)
         if self.value < 1 and is_busy and excess < CLEARLY_MET * seen.allowed:
             return replace(self, value=min(1.0, self.value * RISE), moved_at=now)

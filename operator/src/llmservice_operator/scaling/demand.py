@@ -14,7 +14,8 @@ STEADY_SECONDS = 60.0
 
 BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
 """Pairs: the length of a span in seconds, and a number of standard deviations. The load of such a
-span is used if it exceeds the steady load by more than this number of standard deviations."""
+span is used if it exceeds the steady load by more than this number of standard deviations, and the
+scrape before also saw such a span."""
 
 FEWEST_ARRIVALS = 5
 """Minimum number of requests in a span for a burst to be detected."""
@@ -94,11 +95,25 @@ def demand(
 
 def load_of(ledger: Ledger, price: Price) -> float:
     """Return how many replicas the load of the last minute, or of a shorter burst, keeps busy."""
+    steady = _steady(ledger, price)
+    # A single short window exceeds its threshold by chance every few minutes.
+    if burst_of(ledger.without_last(), price) is None:
+        return steady
+    return burst_of(ledger, price) or steady
+
+
+def _steady(ledger: Ledger, price: Price) -> float:
     minute = ledger.last(STEADY_SECONDS)
-    if minute.seconds <= 0:
-        return 0.0
-    steady = max(price.arrived(minute), price.served(minute))
-    load = steady
+    return max(price.arrived(minute), price.served(minute)) if minute.seconds > 0 else 0.0
+
+
+def burst_of(ledger: Ledger, price: Price) -> float | None:
+    """Return the highest load of a short window that exceeds the steady load by more than noise.
+
+    None without such a window.
+    """
+    steady = _steady(ledger, price)
+    bursts = []
     for seconds, deviations in BURSTS:
         short = ledger.last(seconds)
         if short.seconds <= 0 or short.done.arrivals < FEWEST_ARRIVALS:
@@ -106,8 +121,8 @@ def load_of(ledger: Ledger, price: Price) -> float:
         noise = deviations * price.spread / math.sqrt(short.done.arrivals)
         recent = price.arrived(short)
         if recent > steady * (1 + noise):
-            load = max(load, recent)
-    return load
+            bursts.append(recent)
+    return max(bursts, default=None)
 
 
 def trend_of(ledger: Ledger, price: Price) -> float:

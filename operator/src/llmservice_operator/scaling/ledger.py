@@ -51,6 +51,10 @@ class Ledger:
                     ticks[i] = ticks[i].plus(span, shared / span.seconds)
         return Ledger(tuple(ticks))
 
+    def without_last(self) -> "Ledger":
+        """Return the ledger as of the scrape before the last."""
+        return Ledger(self.ticks[:-1])
+
     def last(self, seconds: float) -> Tick:
         """Return the sum of the ticks that ended in the last `seconds`."""
         if not self.ticks:
