@@ -13,7 +13,7 @@ from llmservice_operator.scaling.assess import (
 from llmservice_operator.scaling.calibration import (
     calibration_of,
     has_moved,
-    with_calibration,
+    resumed,
 )
 from llmservice_operator.scaling.hpa import Behavior, HpaSpec, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
@@ -79,7 +79,7 @@ class Ours:
                 StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor))
             )
             if self.stored is not None:
-                state = with_calibration(state, self.stored)
+                state = resumed(state, self.stored)
         reports = tuple(_report(view, pod) for pod in view.pods)
         self.state, self.assessment = assess(state, Scrape(view.now, reports), view.workload.slo)
         self._store(view.now, calibration_of(self.state))

@@ -132,6 +132,8 @@ class Service:
     slo: ServiceLevelObjective = SLO
     last: Assessment | None = None
     tokens_per_step: float = 1.0
+    cached_share: float = 0.0
+    """Share of the prompt tokens that the prefix cache saves."""
 
     def run(
         self,
@@ -149,8 +151,15 @@ class Service:
             for server in ready:
                 done = None if served is None else served / len(ready)
                 counters = load(rate / len(ready), TICK, met=met, served=done)
-                decoded = self.tokens_per_step * counters.steps.sequences
-                server.serve(replace(counters, decoded_tokens=decoded))
+                prompts, saved = counters.prompt_tokens_computed, self.cached_share
+                server.serve(
+                    replace(
+                        counters,
+                        decoded_tokens=self.tokens_per_step * counters.steps.sequences,
+                        prompt_tokens_computed=(1 - saved) * prompts,
+                        prompt_tokens_cached=saved * prompts,
+                    )
+                )
             self.look(silent=silent)
         assert self.last is not None
         return self.last

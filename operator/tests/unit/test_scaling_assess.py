@@ -136,9 +136,48 @@ def test_the_end_of_an_outage_is_not_a_burst() -> None:
     before = demand_of(running.run(300, rate=28).demand_percent)
     running.run(300, rate=28, silent=frozenset(f"pod-{i}" for i in range(4)))
 
-    after = demand_of(running.run(30, rate=28).demand_percent)
+    after = running.run(30, rate=28).parts
 
-    assert after <= 1.25 * before
+    assert after is not None
+    assert after.percent <= 1.25 * before
+
+
+def test_after_a_gap_the_replicas_stay_for_a_whole_scale_down_window() -> None:
+    running = service(3)
+    before = running.run(300, rate=14)
+    running.run(120, rate=14, silent=frozenset(f"pod-{i}" for i in range(3)))
+
+    window = before.scale_down_window_seconds
+    held = [demand_of(running.run(TICK, rate=14).demand_percent) for _ in range(int(window / TICK))]
+
+    assert demand_of(before.demand_percent) < 2 * 85
+    assert held == [3 * 85] * len(held)
+    after = demand_of(running.run(TICK, rate=14).demand_percent)
+    assert after == pytest.approx(demand_of(before.demand_percent), rel=0.05)
+
+
+def test_one_missed_answer_of_all_replicas_is_no_gap() -> None:
+    running = service(3)
+    before = demand_of(running.run(300, rate=14).demand_percent)
+    running.run(20, rate=14, silent=frozenset(f"pod-{i}" for i in range(3)))
+
+    seen = demand_of(running.run(30, rate=14).demand_percent)
+
+    assert seen == pytest.approx(before, rel=0.15)
+
+
+def test_prompts_are_priced_by_the_present_cache_when_it_has_become_useless() -> None:
+    running = service(2)
+    running.cached_share = 0.9
+    hot = running.run(600, rate=14)
+    running.cached_share = 0.0
+    cold = running.run(30, rate=14)
+
+    assert cold.capacity is not None
+    assert hot.parts is not None
+    assert cold.parts is not None
+    # Prompts are two thirds of the work, and hardly any of it was left.
+    assert cold.parts.load > 2 * hot.parts.load
 
 
 def test_a_counter_reset_is_harmless() -> None:

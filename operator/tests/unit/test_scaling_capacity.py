@@ -11,6 +11,7 @@ from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.scaling.capacity import (
     LEAST_SHARE,
     REACH,
+    UNREACHABLE,
     EngineLimits,
     RequestMix,
     ServiceLevelObjective,
@@ -142,7 +143,7 @@ def test_a_limit_that_no_engine_attains_is_left_out() -> None:
 
     none, far = (
         sustainable_rate(requests, TRUTH, LIMITS, ServiceLevelObjective(None, limit * idle))
-        for limit in (0.5, 4.0)
+        for limit in (0.5, UNREACHABLE)
     )
 
     assert none == pytest.approx(far)

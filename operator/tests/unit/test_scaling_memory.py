@@ -7,7 +7,12 @@ import pytest
 
 from llmservice_operator.api.calibration import LENGTH_BUCKETS, Calibration
 from llmservice_operator.scaling.assess import ScalingState
-from llmservice_operator.scaling.calibration import calibration_of, has_moved, with_calibration
+from llmservice_operator.scaling.calibration import (
+    calibration_of,
+    has_moved,
+    resumed,
+    with_calibration,
+)
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.hpa import PolicyType
@@ -51,7 +56,7 @@ def test_counters_add_every_field_that_they_declare() -> None:
 def test_a_tally_is_the_part_of_the_counters_that_the_ledger_keeps() -> None:
     tally = Tally.of(replace(ONES, arrivals=5.0))
 
-    assert tally == Tally(5.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert tally == Tally(5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     assert Counters.of(tally).finished == 0.0
 
 
@@ -203,6 +208,35 @@ def test_a_standby_with_the_calibration_computes_the_demand_of_the_leader() -> N
 
     theirs = standby.run(120, rate=20).demand_percent
     assert theirs == pytest.approx(leader.run(120, rate=20).demand_percent, rel=0.02)
+
+
+def test_a_new_metrics_server_keeps_the_replicas_for_a_scale_down_window() -> None:
+    before = service(3)
+    calm = before.run(600, rate=14).demand_percent
+    learned = calibration_of(before.state)
+    assert learned is not None
+    state = resumed(ScalingState(StepModelFit(TRUTH)), learned)
+    running = Service([replace(server) for server in before.servers], before.now, state)
+
+    assert running.run(120, rate=14).demand_percent == 3 * 85
+    assert running.run(180, rate=14).demand_percent == pytest.approx(calm, rel=0.05)
+
+
+@pytest.mark.parametrize(("rate", "is_known"), [(14.0, False), (80.0, True)])
+def test_a_new_metrics_server_answers_at_once_if_the_replicas_clearly_do_not_suffice(
+    rate: float, is_known: bool
+) -> None:
+    before = service(2)
+    before.run(600, rate=14)
+    learned = calibration_of(before.state)
+    assert learned is not None
+    state = resumed(ScalingState(StepModelFit(TRUTH)), learned)
+    running = Service([replace(server) for server in before.servers], before.now, state)
+
+    seen = running.run(15, rate=rate)
+
+    assert (seen.demand_percent is not None) is is_known
+    assert seen.demand_percent is None or seen.demand_percent > 4 * 85
 
 
 def test_a_calibration_holds_the_tokens_per_step_of_speculation() -> None:

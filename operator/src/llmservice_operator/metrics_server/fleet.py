@@ -32,7 +32,7 @@ from llmservice_operator.scaling.assess import (
     ScalingState,
     assess,
 )
-from llmservice_operator.scaling.calibration import calibration_of, with_calibration
+from llmservice_operator.scaling.calibration import calibration_of, resumed, with_calibration
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.latency import LatencyWindow
 from llmservice_operator.scaling.signals import Scrape
@@ -255,7 +255,7 @@ class Fleet:
         spec = self._spec_of(manifest)
         state = ScalingState(StepModelFit(UNKNOWN_PRIOR if spec is None else prior_of(spec)))
         stored = stored_calibration(manifest)
-        return state if stored is None else with_calibration(state, stored)
+        return state if stored is None else resumed(state, stored)
 
     def _read_spec(self, service: _Service, manifest: Manifest) -> None:
         """Adopt the engine, the hardware and the objective of the spec, if the spec has changed and

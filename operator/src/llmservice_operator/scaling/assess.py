@@ -25,9 +25,20 @@ from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
 from llmservice_operator.scaling.signals import Flow, ReplicaReport, Scrape, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 from llmservice_operator.scaling.tracking import Tracking
-from llmservice_operator.scaling.traffic import TrafficMemory
+from llmservice_operator.scaling.traffic import FEWEST_REQUESTS, TrafficMemory
 
 TARGET_PERCENT = 85.0
+RECENT_SECONDS = 30.0
+"""Time span in seconds over which the present hit rate of the prefix cache is measured."""
+
+CERTAINTY = 3.0
+"""Number of standard deviations by which a load must exceed the replicas to be certain before it
+was watched for STEADY_SECONDS."""
+
+GAP_SECONDS = 30.0
+"""Time in seconds without a known demand after which a scale-down waits for a whole window again.
+The HorizontalPodAutoscaler does not remember more than its recommendations."""
+
 FRESH_SECONDS = 15.0
 """Greatest age in seconds of a usable snapshot. A replica without a usable snapshot is missing."""
 
@@ -62,6 +73,11 @@ class ScalingState:
     traffic: TrafficMemory = field(default_factory=TrafficMemory)
     cold_starts: ColdStarts = field(default_factory=ColdStarts)
     factor: CapacityFactor = field(default_factory=CapacityFactor)
+    known_at: float = math.inf
+    """Time of the last known demand. Infinite before the first one of a new service, and negative
+    infinite if an earlier process knew it."""
+    resumed_at: float = -math.inf
+    """Time of the first known demand after the last gap."""
 
     def with_new_engine(self, since: float, guess: StepModel) -> "ScalingState":
         """Return the state for a new engine. The learned step times become the prior."""
@@ -113,21 +129,31 @@ def assess(
         model=state.fit.model,
         missing_replicas=len(ready) - len(fresh),
     )
-    if state.first_at is None or scrape.at < state.first_at + STEADY_SECONDS - 1e-6:
-        return state, replace(unknown, missing=Missing.STARTING)
+    starting = replace(unknown, missing=Missing.STARTING)
+    mix = state.traffic.mix
+    is_starting = state.first_at is None or scrape.at < state.first_at + STEADY_SECONDS - 1e-6
+    # A prior is no ground for an early answer, but a stored calibration is.
+    is_resumed = state.known_at == -math.inf or state.resumed_at > -math.inf
+    if is_starting and not (is_resumed and fresh and 2 * len(fresh) >= len(ready)):
+        return state, starting
     if not ready:
         return state, replace(unknown, missing=Missing.NO_READY_REPLICA)
     if 2 * (len(ready) - len(fresh)) > len(ready) or not fresh:
         return state, replace(unknown, missing=Missing.REPLICAS_MISSING)
-    mix = state.traffic.mix
     if mix is None:
         return state, replace(unknown, missing=Missing.NO_TRAFFIC_YET)
 
     limits = _limits(fresh)
     rate = sustainable_rate(mix, state.fit.model, limits, slo)
-    price = price_of(mix, state.fit.model, state.traffic.computed_share, rate * state.factor.value)
+    price = price_of(mix, state.fit.model, _computed_share(state), rate * state.factor.value)
     state, parts, percent = _demand(state, price, scrape, ready, fresh, target_percent)
     minute = tracking.ledger.last(STEADY_SECONDS).done
+    if is_starting:
+        # A scale-up that is already certain does not wait for the rest of the minute.
+        noise = CERTAINTY * price.spread / math.sqrt(max(minute.arrivals, 1))
+        present = sum(not it.is_draining for it in scrape.replicas)
+        if 100 * parts.load / (1 + noise) <= target_percent * present:
+            return state, starting
     attainment = minute.slo_met / minute.judged if minute.judged > 0 else None
     if slo.ttft_seconds is not None or slo.itl_seconds is not None:
         load = parts.load / len(ready)
@@ -146,6 +172,13 @@ def assess(
         )
         state = replace(state, factor=state.factor.corrected(scrape.at, evidence))
     bursty = is_bursty(tracking.likely(), price)
+    window = scale_down_window(cold_start, bursty)
+    if scrape.at > state.known_at + GAP_SECONDS:
+        state = replace(state, resumed_at=scrape.at)
+    state = replace(state, known_at=scrape.at)
+    if scrape.at < state.resumed_at + window:
+        # Nothing remembers the recommendations of before the gap, so the replicas stay.
+        percent = max(percent, target_percent * len(ready))
     return state, replace(
         unknown,
         demand_percent=percent,
@@ -156,7 +189,7 @@ def assess(
             if report.name in tracking.rates
         },
         capacity=rate * state.factor.value,
-        scale_down_window_seconds=scale_down_window(cold_start, bursty),
+        scale_down_window_seconds=window,
         is_bursty=bursty,
         attainment=attainment,
     )
@@ -228,6 +261,18 @@ def _demand(
     busy = measured + target_percent * len(missing | tracking.unmeasured)
     most = max(target_percent * len(ready), state.reported_percent)
     return state, likely, max(measured, min(max(likely.percent, busy), most))
+
+
+def _computed_share(state: ScalingState) -> float:
+    """Return the share of arriving prompt tokens that must be computed.
+
+    The cache may become useless within seconds, so the last RECENT_SECONDS count if they are worse
+    than the mean of the last ten minutes.
+    """
+    recent = state.tracking.ledger.last(RECENT_SECONDS).done
+    if recent.arrivals < FEWEST_REQUESTS:
+        return state.traffic.computed_share
+    return max(recent.computed_share, state.traffic.computed_share)
 
 
 def _limits(snapshots: list[Snapshot]) -> EngineLimits:

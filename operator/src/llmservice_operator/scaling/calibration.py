@@ -4,6 +4,7 @@ The leader writes the calibration. The standby, and a metrics server that starts
 the calibration and therefore compute the same demand as the leader.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -61,6 +62,11 @@ def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
         cold_starts=ColdStarts(learned.cold_start_seconds),
         traffic=TrafficMemory(counters),
     )
+
+
+def resumed(state: ScalingState, stored: Calibration) -> ScalingState:
+    """Return the state of a new process that continues the work of an earlier one."""
+    return replace(with_calibration(state, stored), known_at=-math.inf)
 
 
 def has_moved(now: Calibration, written: Calibration) -> bool:

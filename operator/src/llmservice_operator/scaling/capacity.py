@@ -24,7 +24,7 @@ REACH = 1.25
 """Ratio of a limit to the latency on an idle replica, at and above which the limit applies in full.
 Below this ratio, nearly any other request breaks the limit, so the limit is gradually left out."""
 
-UNREACHABLE = 4.0
+UNREACHABLE = 3.0
 """Multiple of the latency on an idle replica to which a request is held whose limit no replica
 attains."""
 

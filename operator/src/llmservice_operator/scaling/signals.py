@@ -73,6 +73,14 @@ class Flow(Sums):
     prompt_tokens_arrived: float = 0
     prompt_tokens_computed: float = 0
     generated_tokens: float = 0
+    prompt_tokens_cached: float = 0
+    """Prompt tokens that the prefix cache saved."""
+
+    @property
+    def computed_share(self) -> float:
+        """Share of the prompt tokens that the prefix cache does not save."""
+        prompts = self.prompt_tokens_computed + self.prompt_tokens_cached
+        return self.prompt_tokens_computed / prompts if prompts > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +100,6 @@ class Counters(Tally):
     Each field has the name of a counter in the body of `GET /autoscale`.
     """
 
-    prompt_tokens_cached: float = 0
-    """Prompt tokens that the prefix cache saved."""
     decoded_tokens: float = field(default=0, metadata=ADDED_LATER)
     """Tokens that the sequences in `steps` generated. The first token of an answer is not included,
     because a step that computes the prompt gives it."""

@@ -31,8 +31,7 @@ class TrafficMemory:
     @property
     def computed_share(self) -> float:
         """Share of the prompt tokens that the prefix cache does not save."""
-        prompts = self.counters.prompt_tokens_computed + self.counters.prompt_tokens_cached
-        return self.counters.prompt_tokens_computed / prompts if prompts > 0 else 1.0
+        return self.counters.computed_share
 
     @property
     def mix(self) -> RequestMix | None:
