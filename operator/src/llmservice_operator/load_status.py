@@ -8,6 +8,7 @@ after a change of at least five points, or when the status of a condition change
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -345,7 +346,7 @@ def _slo(
     kind, before = ConditionType.SLO_MET, service.status.condition(ConditionType.SLO_MET)
     measured = None if report is None else report.attainment_percent
     if report is None or measured is None:
-        for known in (Reason.SLO_MET, Reason.SLO_MISSED):
+        for known in (Reason.SLO_MET, Reason.SLO_MISSED, Reason.SLO_UNREACHABLE):
             if before is not None and before.reason == known:
                 # Without new requests, the result for the last requests stays valid.
                 return service.status.slo, ConditionUpdate(
@@ -372,14 +373,24 @@ def _slo(
             itl_p95=_whole(report.itl_p95_milliseconds),
             attainment_percent=round(measured),
         )
-    reason = Reason.SLO_MET if is_met else Reason.SLO_MISSED
+    least = "" if is_met else _least_limits(report)
+    reason = Reason.SLO_MET if is_met else Reason.SLO_UNREACHABLE if least else Reason.SLO_MISSED
+    if least and achieved is service.status.slo and before is not None and before.reason == reason:
+        return achieved, ConditionUpdate(kind, "False", reason, before.message)
     message = (
         f"{achieved.attainment_percent} % of the requests were within {slo.words}; the objective "
         f"is {slo.objective_percent} %."
     )
     if not is_met:
-        message = f"{message} {reason.hint}"
+        message = f"{message}{least} {reason.hint}"
     return achieved, ConditionUpdate(kind, "True" if is_met else "False", reason, message)
+
+
+def _least_limits(report: LoadReport) -> str:
+    """Return a sentence on the limits that an idle replica does not attain. Empty without any."""
+    least = {"a TTFT": report.least_ttft_milliseconds, "a mean ITL": report.least_itl_milliseconds}
+    named = [f"{name} of {math.ceil(ms)} ms" for name, ms in least.items() if ms is not None]
+    return f" An idle replica attains at best {' and '.join(named)}." if named else ""
 
 
 def _whole(milliseconds: float | None) -> int | None:

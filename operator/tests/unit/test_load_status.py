@@ -247,6 +247,35 @@ def test_the_slo_is_met_at_the_objective_and_again_a_point_above_it(
     assert condition(slo(measured, before), ConditionType.SLO_MET).status == met
 
 
+@pytest.mark.causes("SLOUnreachable")
+def test_an_slo_that_an_idle_replica_misses_names_the_least_limits() -> None:
+    found = status(view(attainment_percent=40.0, least_itl_milliseconds=61.2))
+    told = condition(found, ConditionType.SLO_MET)
+    assert (told.status, told.reason) == ("False", "SLOUnreachable")
+    assert " An idle replica attains at best a mean ITL of 62 ms. Raise" in told.message
+    both = view(attainment_percent=40.0, least_ttft_milliseconds=700.0, least_itl_milliseconds=61.2)
+    assert "a TTFT of 700 ms and a mean ITL of 62 ms." in (
+        condition(status(both), ConditionType.SLO_MET).message
+    )
+
+
+def test_the_message_on_an_unreachable_slo_changes_only_with_the_attainment() -> None:
+    first = status(view(attainment_percent=40.0, least_itl_milliseconds=61.2))
+    assert first.slo is not None
+    told = condition(first, ConditionType.SLO_MET)
+    before = slo_before("False", 40)
+    before["conditions"][0] |= {"reason": str(told.reason), "message": told.message}
+    again = status(view(attainment_percent=41.0, least_itl_milliseconds=63.0), before=before)
+    assert condition(again, ConditionType.SLO_MET).message == told.message
+    later = status(view(attainment_percent=50.0, least_itl_milliseconds=63.0), before=before)
+    assert "ITL of 63 ms" in condition(later, ConditionType.SLO_MET).message
+
+
+def test_an_slo_that_is_met_is_reachable() -> None:
+    found = status(view(attainment_percent=99.0, least_itl_milliseconds=61.2))
+    assert condition(found, ConditionType.SLO_MET).reason is Reason.SLO_MET
+
+
 def test_the_slo_attainment_changes_by_five_points_or_with_the_verdict() -> None:
     for measured, kept in ((97.0, True), (100.0, True), (90.0, False)):
         found = slo(measured, slo_before("True", 98)).slo

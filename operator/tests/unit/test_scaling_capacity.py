@@ -13,10 +13,12 @@ from llmservice_operator.scaling.capacity import (
     REACH,
     UNREACHABLE,
     EngineLimits,
+    LeastLimits,
     RequestMix,
     ServiceLevelObjective,
     idle_itl,
     idle_ttft,
+    least_limits,
     misses,
     sustainable_rate,
 )
@@ -135,6 +137,20 @@ def test_an_itl_limit_near_the_latency_of_an_idle_engine_costs_a_bounded_price(
     rate = sustainable_rate(requests, engine, LIMITS, near)
 
     assert rate >= LEAST_SHARE * sustainable_rate(requests, engine, LIMITS, NO_SLO)
+
+
+def test_the_least_limits_are_those_that_an_idle_engine_attains_for_the_objective() -> None:
+    prompts = Lengths(((40_000.0, 0.03), (30_000.0, 0.07), (200.0, 0.9)))
+    requests = RequestMix(prompts, Lengths(((100.0, 1.0),)), 1000.0)
+    tight, easy = ServiceLevelObjective(0.5, 0.005), ServiceLevelObjective(3.0, 0.05)
+
+    found = least_limits(requests, TRUTH, LIMITS, tight)
+
+    assert found.itl_seconds == pytest.approx(idle_itl(requests, TRUTH))
+    assert found.ttft_seconds == pytest.approx(idle_ttft(30_000.0, TRUTH, LIMITS))
+    at_best = ServiceLevelObjective(found.ttft_seconds, found.itl_seconds)
+    assert misses(0.0, requests, TRUTH, LIMITS, at_best).ttft <= 0.05
+    assert least_limits(requests, TRUTH, LIMITS, easy) == LeastLimits()
 
 
 def test_a_limit_that_no_engine_attains_is_left_out() -> None:

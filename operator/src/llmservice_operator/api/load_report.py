@@ -126,6 +126,12 @@ class LoadReport(Fields):
     """95th percentile of the time to first token of the requests of the last minute."""
     itl_p95_milliseconds: float | None = None
     """95th percentile of the requests' mean inter-token latency, over the last minute."""
+    least_ttft_milliseconds: float | None = None
+    """Smallest TTFT limit that an idle replica attains for the objective. Null if it attains the
+    limit of the SLO, if there is none, or while unknown."""
+    least_itl_milliseconds: float | None = None
+    """Smallest ITL limit that an idle replica attains. Null if it attains the limit of the SLO, if
+    there is none, or while unknown."""
     backlog_gpu_seconds: float | None = None
     """Queued work, in seconds of one replica: the larger of the present queue, less the part that
     batching needs, and the queue that is expected when new replicas begin to serve."""

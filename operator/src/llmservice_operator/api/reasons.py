@@ -482,6 +482,14 @@ class Reason(StrEnum):
         "Nothing.",
         is_normal=True,
     )
+    SLO_UNREACHABLE = Facts(
+        "SLOUnreachable",
+        Source.LOAD,
+        "Even an idle replica does not attain a limit of spec.slo, so more replicas do not help.",
+        "Raise the limit in spec.slo. A faster GPU, tensor parallelism, quantization or a smaller "
+        "model lowers both latencies, speculative decoding the ITL, and shorter prompts or a "
+        "larger engine.batching.maxNumBatchedTokens the TTFT.",
+    )
     SLO_MISSED = Facts(
         "SLOMissed",
         Source.LOAD,

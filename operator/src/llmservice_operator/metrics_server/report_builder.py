@@ -68,6 +68,8 @@ def build_report(
         attainment_percent=None if attainment is None else 100 * attainment,
         ttft_p95_milliseconds=percentile_milliseconds(latencies.ttft, 0.95),
         itl_p95_milliseconds=percentile_milliseconds(latencies.itl, 0.95),
+        least_ttft_milliseconds=_in_milliseconds(assessment.least_limits.ttft_seconds),
+        least_itl_milliseconds=_in_milliseconds(assessment.least_limits.itl_seconds),
         backlog_gpu_seconds=backlog,
         gpu_duty_cycle_percent=total.of(lambda answer: answer.gpu_duty_cycle_percent),
         kv_cache_percent=total.of(_kv_percent),
@@ -99,6 +101,10 @@ class _Totals:
         if not values or 2 * len(values) < len(self.serving):
             return None
         return sum(values) / len(values) * len(self.serving)
+
+
+def _in_milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
 
 
 def _is_fresh(answer: EngineAnswer, at: float) -> bool:

@@ -12,8 +12,10 @@ from enum import StrEnum
 
 from llmservice_operator.scaling.capacity import (
     EngineLimits,
+    LeastLimits,
     RequestMix,
     ServiceLevelObjective,
+    least_limits,
     misses,
     sustainable_rate,
 )
@@ -107,6 +109,7 @@ class Assessment:
     judged, or if the demand is unknown."""
     model: StepModel | None = None
     missing_replicas: int = 0
+    least_limits: LeastLimits = field(default_factory=LeastLimits)
 
 
 def assess(
@@ -192,6 +195,7 @@ def assess(
         scale_down_window_seconds=window,
         is_bursty=bursty,
         attainment=attainment,
+        least_limits=least_limits(mix, state.fit.model, limits, slo),
     )
 
 

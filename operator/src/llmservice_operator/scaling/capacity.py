@@ -164,6 +164,32 @@ def _rate(engine: "_Engine", high: float) -> float:
     return high
 
 
+@dataclass(frozen=True, slots=True)
+class LeastLimits:
+    """Smallest limits that one idle replica attains for the objective, of those that it misses."""
+
+    ttft_seconds: float | None = None
+    itl_seconds: float | None = None
+
+
+def least_limits(
+    mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
+) -> LeastLimits:
+    """Return the limits that no number of replicas attains, each raised as far as necessary."""
+    ttft: float | None = None
+    answered = 0.0
+    for tokens, share in sorted(mix.prompts.points):
+        ttft, answered = idle_ttft(tokens, model, limits), answered + share
+        if answered >= slo.objective:
+            break
+    return LeastLimits(
+        *(
+            least if least is not None and limit is not None and limit < least else None
+            for limit, least in ((slo.ttft_seconds, ttft), (slo.itl_seconds, idle_itl(mix, model)))
+        )
+    )
+
+
 class Misses(NamedTuple):
     """Shares of the requests that miss the SLO, by cause."""
 
