@@ -171,6 +171,14 @@ $(patsubst %,faults-%,$(filter-out rollouts,$(FAULT_PARTS))): faults-%: setup
 faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
+# Each part takes at most 45 minutes.
+ROUTING_PARTS := kills rollouts scale
+.PHONY: test-routing $(ROUTING_PARTS:%=routing-%)
+test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%))  ## Kill, replace and scale the parts of a service behind a router on a full cluster (PART=kills, rollouts, scale)
+$(ROUTING_PARTS:%=routing-%): export LLMSERVICE_TEST_ROUNDS ?= 20
+$(ROUTING_PARTS:%=routing-%): routing-%: setup
+	$(call on_full_cluster,test-routing,pytest -s --timeout=0 e2e/tests/routing -k routing_$*)
+
 .PHONY: test-mutation
 # An environment of its own, because mutmut is not in the default groups.
 test-mutation: setup  ## Change the pure core at random places and count the changes that no test notices (SEED=1, COUNT=200)

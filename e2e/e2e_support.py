@@ -167,6 +167,11 @@ def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -
         AssertionError: the response has an error status. The message has the status and the body.
 
     """
+    return json.loads(read(url, body, timeout))
+
+
+def read(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -> bytes:
+    """Send a request as `ask` does, and return the whole body of the response."""
     request = urllib.request.Request(
         url,
         data=None if body is None else json.dumps(body).encode(),
@@ -174,7 +179,8 @@ def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            return json.load(response)
+            content: bytes = response.read()
+            return content
     except urllib.error.HTTPError as error:
         raise AssertionError(f"{url}: {error.code} {error.read().decode()}") from error
 

@@ -27,12 +27,14 @@ class Images:
     operator: str
     server_cpu: str
     server_gpu: str
+    router: str = ""
+    """Image of router pods; empty for the default of the chart."""
 
     @classmethod
     def from_json(cls, text: str) -> "Images":
         """Parse the output of `localkube images build all --json`."""
         found = json.loads(text)
-        return cls(found["operator"], found["server-cpu"], found["server-gpu"])
+        return cls(*(found[name] for name in ("operator", "server-cpu", "server-gpu", "router")))
 
 
 def cpu_service(name: str, uri: str) -> Object:
@@ -72,8 +74,8 @@ def images_under_test() -> Images:
 
 
 def load_images(name: str, images: Images) -> None:
-    """Load the operator image and the CPU server image into the nodes of a local cluster."""
-    for reference in (images.operator, images.server_cpu):
+    """Load all images except the one for GPUs into the nodes of a local cluster."""
+    for reference in (images.operator, images.server_cpu, images.router):
         localkube("load-image", reference, "--name", name)
 
 
@@ -98,6 +100,8 @@ def install_chart(cluster: Cluster, images: Images, hub: str | None, *extra: str
         "server.cpuImage": images.server_cpu,
         "server.gpuImage": images.server_cpu,
     }
+    if images.router:
+        values["router.image"] = images.router
     if hub:
         values["model.hubEndpoint"] = hub
     settings = [f"--set-string={key}={value}" for key, value in values.items()]

@@ -8,7 +8,6 @@ import copy
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from e2e_support import PATIENCE, Cluster, Object, conditions, wait_ready
 from llmservice_operator.api.reason_facts import in_commands
 from llmservice_operator.api.reasons import Reason
+from pod_processes import SERVER, process_of
 from shared_support.waiting import eventually
 from stage import TINY_MODEL, Images, cpu_service
 
@@ -206,7 +206,7 @@ def test_a_server_that_stands_still_is_not_ready_and_then_serves_on(
 ) -> None:
     wait_ready(cluster, HEALTHY, namespace)
     (pod,) = cluster.list("pods", namespace, f"llmservice.dev/name={HEALTHY}")
-    server = process_of(pod)
+    server = process_of(pod, SERVER)
     os.kill(server, signal.SIGSTOP)
     try:
         until_reason(cluster, HEALTHY, namespace, "ServerNotReady")
@@ -223,7 +223,7 @@ def test_a_server_that_is_killed_again_and_again_is_told_as_such(
         found = ready(cluster, KILLED, namespace)
         if found.get("reason") != "CrashLoop":
             (pod,) = cluster.list("pods", namespace, f"llmservice.dev/name={KILLED}")
-            os.kill(process_of(pod), signal.SIGKILL)
+            os.kill(process_of(pod, SERVER), signal.SIGKILL)
         assert found.get("reason") == "CrashLoop", found
         return str(found["message"])
 
@@ -231,17 +231,3 @@ def test_a_server_that_is_killed_again_and_again_is_told_as_such(
     assert "ended with exit code 137" in message
     assert message.endswith(Reason.CRASH_LOOP.advice(KILLED))
     cluster.kubectl("delete", "llm", KILLED, "-n", namespace, "--wait=false")
-
-
-def process_of(pod: Object) -> int:
-    """Return the id of the pod's server process on this machine, which is also the node."""
-    uid = pod["metadata"]["uid"]
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            group = (folder / "cgroup").read_text().replace("_", "-")
-            command = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if uid in group and "llmservice-server" in command:
-            return int(folder.name)
-    raise AssertionError(f"no process of pod {uid}")

@@ -3,7 +3,7 @@ object.
 """
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from localkube.cluster import Cluster
 from localkube.control_plane import COMPONENT_USERS, DNS_SERVICE_ADDRESS
@@ -13,17 +13,22 @@ _COREFILE = """.:53 {{
     errors
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         kubeconfig {kubeconfig}
+        ttl {seconds}
     }}
-    cache 5 cluster.local
+    cache {seconds} cluster.local
 }}
 """
-# CoreDNS caches an absent name for at most five seconds, because tests look up names of Service
-# objects before they create them.
+
+CACHE_SECONDS: Final = 5
+"""Time in seconds for which CoreDNS and its clients keep an answer, even that a name is absent. It
+is short, because tests look up names of Service objects before they create them."""
 
 
-def corefile(cluster: Cluster) -> str:
+def corefile(cluster: Cluster, cache_seconds: int = CACHE_SECONDS) -> str:
     return _COREFILE.format(
-        address=cluster.node(1).address, kubeconfig=cluster.state / "coredns.conf"
+        address=cluster.node(1).address,
+        kubeconfig=cluster.state / "coredns.conf",
+        seconds=cache_seconds,
     )
 
 
@@ -82,11 +87,12 @@ def manifests(cluster: Cluster) -> list[dict[str, Any]]:
     ]
 
 
-def start(cluster: Cluster) -> None:
+def start(cluster: Cluster, cache_seconds: int = CACHE_SECONDS) -> None:
+    """Start CoreDNS. It caches its answers for this time in seconds."""
     objects = {"apiVersion": "v1", "kind": "List", "items": manifests(cluster)}
     cluster.kubectl("apply", "--filename=-", stdin=json.dumps(objects))
     configuration = cluster.state / "Corefile"
-    configuration.write_text(corefile(cluster))
+    configuration.write_text(corefile(cluster, cache_seconds))
     cluster.start_daemon("coredns", ["coredns", "-conf", str(configuration), "-quiet"])
 
 

@@ -1,0 +1,72 @@
+"""Replaces the replicas and the router pods of a service under the load of clients that repeat no
+request.
+
+`make test-routing PART=rollouts` runs 20 rounds of each. LLMSERVICE_TEST_ROUNDS sets another
+number.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e_support import PATIENCE
+from impatient_clients import Ending, ImpatientClients, summary
+from routed import KEY, Routed
+from shared_support.waiting import eventually
+
+pytestmark = pytest.mark.local
+
+ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "2"))
+NAME = "chat"
+
+
+def replace_replicas(service: Routed, number: int) -> None:
+    service.patch(engine={"seed": number})
+
+
+def replace_router(service: Routed, number: int) -> None:
+    service.patch(router={"heartbeatSeconds": 10 + number})
+
+
+CHANGES: dict[str, Callable[[Routed, int], None]] = {
+    "replicas": replace_replicas,
+    "router": replace_router,
+}
+
+
+@pytest.fixture(scope="module")
+def service(routed: Callable[..., Routed]) -> Routed:
+    return routed(NAME, replicas=2)
+
+
+@pytest.fixture(scope="module")
+def clients(service: Routed) -> Iterator[ImpatientClients]:
+    with ImpatientClients(service.url(), NAME, KEY) as clients:
+        yield clients
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("number", range(1, ROUNDS + 1))
+def test_a_rollout_fails_and_cuts_no_request(
+    service: Routed,
+    clients: ImpatientClients,
+    change: str,
+    number: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pods = service.replicas() if change == "replicas" else service.router_pods()
+    old = {pod["metadata"]["name"] for pod in pods}
+    began = time.monotonic()
+
+    CHANGES[change](service, number)
+    service.wait_ready()
+    eventually(clients.go_on(2), within=PATIENCE, every=0.2)
+
+    pods = service.replicas() if change == "replicas" else service.router_pods()
+    assert old.isdisjoint(pod["metadata"]["name"] for pod in pods)
+    seen, seconds = clients.since(began), time.monotonic() - began
+    with capsys.disabled():
+        print(f"\nrollout {number} of {ROUNDS}, {change}, {seconds:.0f} s: {summary(seen)}")
+    assert [str(each) for each in seen if each.ending is not Ending.ANSWERED] == []
