@@ -187,7 +187,7 @@ def test_more_answers_than_the_queue_holds_are_admitted_only_when_nothing_waits(
 ) -> None:
     refused = 'llm_requests_rejected_total{reason="queue_full"}'
     before = server.metric(refused)
-    many = {"model": SERVED_NAME, "prompt": [PROMPT] * 300, "max_tokens": 20, "ignore_eos": True}
+    many = {"model": SERVED_NAME, "prompt": [PROMPT] * 300, "max_tokens": 60, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.post, "/v1/completions", many)
         server.eventually(lambda: server.metric("vllm:num_requests_waiting") > 0, seconds=20)
