@@ -171,7 +171,6 @@ $(patsubst %,faults-%,$(filter-out rollouts,$(FAULT_PARTS))): faults-%: setup
 faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
-# Each part takes at most 45 minutes.
 ROUTING_PARTS := kills rollouts scale
 .PHONY: test-routing $(ROUTING_PARTS:%=routing-%)
 test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%))  ## Kill, replace and scale the parts of a service behind a router on a full cluster (PART=kills, rollouts, scale)
