@@ -1,6 +1,8 @@
 """Measures the operator with one number of services: create, restart, idle, change, delete."""
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +25,13 @@ from operator_bench.services import (
 )
 from operator_support.processes import OperatorProcess
 from shared_support.waiting import eventually_in_loop
+
+
+class InstalledOperator(OperatorProcess):
+    """An operator in an environment without the packages of the tests, as in its image."""
+
+    python = os.environ.get("LLMSERVICE_BENCH_PYTHON", sys.executable)
+
 
 OPERATOR_NAMESPACE = "bench-operator"
 SAMPLES = 300
@@ -74,7 +83,7 @@ class Measurement:
         await self._drop_namespaces()
 
     def _operator(self, **settings: str) -> OperatorProcess:
-        return OperatorProcess(self._folder / "operator.log", OPERATOR_NAMESPACE, **settings)
+        return InstalledOperator(self._folder / "operator.log", OPERATOR_NAMESPACE, **settings)
 
     async def _make_namespaces(self) -> None:
         for name in sorted({namespace for namespace, _ in self._keys}):

@@ -251,6 +251,8 @@ class OperatorProcess:
     """`llmservice-operator run` as a process of its own."""
 
     command = "run"
+    python = sys.executable
+    """Path of the interpreter, whose environment has the operator's packages."""
 
     def __init__(self, log: Path, namespace: str, **settings: str) -> None:
         """Start the operator.
@@ -274,7 +276,7 @@ class OperatorProcess:
         """Start the process with these environment variables and the log as its output."""
         with self.log.open("a") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "llmservice_operator", self.command],
+                [self.python, "-m", "llmservice_operator", self.command],
                 env=variables,
                 stdout=output,
                 stderr=output,
