@@ -95,11 +95,11 @@ def demand(
 
 def load_of(ledger: Ledger, price: Price) -> float:
     """Return how many replicas the load of the last minute, or of a shorter burst, keeps busy."""
-    steady = _steady(ledger, price)
+    burst = burst_of(ledger, price)
     # A single short window exceeds its threshold by chance every few minutes.
-    if burst_of(ledger.without_last(), price) is None:
-        return steady
-    return burst_of(ledger, price) or steady
+    if burst is None or burst_of(ledger.without_last(), price) is None:
+        return _steady(ledger, price)
+    return burst
 
 
 def _steady(ledger: Ledger, price: Price) -> float:
