@@ -10,11 +10,14 @@ from llmservice_operator.names import ROUTER_LABEL, SERVICE_LABEL
 from localkube import dns
 from localkube.cluster import Cluster as LocalCluster
 from pod_processes import ENVOY, PICKER, SERVER, process_of
+from shared_support.scrape import metric_of
 from shared_support.waiting import eventually
 from stage import SYSTEM_NAMESPACE, TINY_MODEL, cpu_service
 
 KEYS, KEY = "keys", "key-of-a-client"
 """Name of the Secret with the keys, and the only key."""
+ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "2"))
+"""Number of times that each test with a fault or a rollout runs."""
 METRICS_SERVERS = "app.kubernetes.io/component=metrics-server"
 
 
@@ -93,9 +96,7 @@ class Routed:
     def metric(self, pod: Object, name: str) -> float:
         """Return the sum of a metric's values on the management port of a pod; 0 without values."""
         address = pod["status"]["podIP"]
-        lines = read(f"http://{address}:9090/metrics").decode().splitlines()
-        found = (line.rpartition(" ") for line in lines)
-        return sum(float(value) for key, _, value in found if key.partition("{")[0] == name)
+        return metric_of(read(f"http://{address}:9090/metrics").decode(), name)
 
     def held_requests(self) -> float:
         """Return the number of requests that wait in the routers for a replica."""

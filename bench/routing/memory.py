@@ -20,6 +20,7 @@ from router_support.pod_process import PodProcess, pod_process
 from router_support.whole_pod import CHAT, ServedReplica, addresses, settings_of_pod, until
 from routing.gates import gate_line
 from routing.pod import cpu_seconds
+from shared_support.scrape import metric_of
 
 IDLE_MIB, IDLE_MILLICORES = 150.0, 20.0
 HELD_KIB = 128.0
@@ -132,9 +133,9 @@ async def _held(pod: PodProcess) -> float:
     """Return the number of requests that the picker and the forwarder hold."""
     url = f"http://127.0.0.1:{pod.settings.management_port}/metrics"
     async with aiohttp.ClientSession() as client, client.get(url) as answer:
-        lines = [line.rpartition(" ") for line in (await answer.text()).splitlines()]
+        scrape = await answer.text()
     names = ("llmservice_router_held_requests", "llmservice_router_forwarder_waiting_requests")
-    return sum(float(value) for name, _, value in lines if name in names)
+    return sum(metric_of(scrape, name) for name in names)
 
 
 async def main() -> None:

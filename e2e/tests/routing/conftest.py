@@ -1,11 +1,12 @@
 """Fixtures of the tests of routers on a full cluster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from e2e_support import Cluster
-from routed import Routed
+from impatient_clients import ImpatientClients
+from routed import KEY, Routed
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +19,16 @@ def routed(cluster: Cluster, namespace: str) -> Callable[..., Routed]:
         return service
 
     return create
+
+
+@pytest.fixture(scope="module")
+def service(routed: Callable[..., Routed]) -> Routed:
+    """Return a service of two replicas with a router."""
+    return routed("chat", replicas=2)
+
+
+@pytest.fixture(scope="module")
+def clients(service: Routed) -> Iterator[ImpatientClients]:
+    """Clients that send requests during all tests of a module."""
+    with ImpatientClients(service.url(), service.name, KEY) as clients:
+        yield clients

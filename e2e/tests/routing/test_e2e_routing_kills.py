@@ -5,7 +5,6 @@ number.
 """
 
 import json
-import os
 import threading
 import time
 import urllib.error
@@ -18,13 +17,11 @@ import pytest
 
 from e2e_support import PATIENCE
 from impatient_clients import Ending, ImpatientClients, Outcome, summary
-from routed import KEY, Routed, kill_dns, restart_dns
+from routed import KEY, ROUNDS, Routed, kill_dns, restart_dns
 from shared_support.waiting import eventually, holds_for
 
 pytestmark = pytest.mark.local
 
-ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "2"))
-NAME = "chat"
 AWAY_SECONDS = 5.0
 """Time in seconds for which the DNS is away."""
 
@@ -68,6 +65,7 @@ class PatientClient:
     """OpenAI's client with its default retries, which sends requests until it is stopped."""
 
     url: str
+    model: str
 
     def __post_init__(self) -> None:
         self.answered = 0
@@ -87,7 +85,7 @@ class PatientClient:
         with openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY) as client:
             while not self._over.wait(0.1):
                 try:
-                    client.completions.create(model=NAME, prompt="The sea", max_tokens=4)
+                    client.completions.create(model=self.model, prompt="The sea", max_tokens=4)
                 except openai.OpenAIError as error:
                     self.failures.append(repr(error))
                 else:
@@ -95,19 +93,8 @@ class PatientClient:
 
 
 @pytest.fixture(scope="module")
-def service(routed: Callable[..., Routed]) -> Routed:
-    return routed(NAME, replicas=2)
-
-
-@pytest.fixture(scope="module")
-def clients(service: Routed) -> Iterator[ImpatientClients]:
-    with ImpatientClients(service.url(), NAME, KEY) as clients:
-        yield clients
-
-
-@pytest.fixture(scope="module")
 def patient(service: Routed) -> Iterator[PatientClient]:
-    with PatientClient(service.url()) as patient:
+    with PatientClient(service.url(), service.name) as patient:
         yield patient
 
 

@@ -5,21 +5,17 @@ request.
 number.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from e2e_support import PATIENCE
 from impatient_clients import Ending, ImpatientClients, summary
-from routed import KEY, Routed
+from routed import ROUNDS, Routed
 from shared_support.waiting import eventually
 
 pytestmark = pytest.mark.local
-
-ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "2"))
-NAME = "chat"
 
 
 def replace_replicas(service: Routed, number: int) -> None:
@@ -34,17 +30,6 @@ CHANGES: dict[str, Callable[[Routed, int], None]] = {
     "replicas": replace_replicas,
     "router": replace_router,
 }
-
-
-@pytest.fixture(scope="module")
-def service(routed: Callable[..., Routed]) -> Routed:
-    return routed(NAME, replicas=2)
-
-
-@pytest.fixture(scope="module")
-def clients(service: Routed) -> Iterator[ImpatientClients]:
-    with ImpatientClients(service.url(), NAME, KEY) as clients:
-        yield clients
 
 
 @pytest.mark.parametrize("change", CHANGES)

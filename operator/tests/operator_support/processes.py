@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import random
-import re
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from kubernetes import client, config
 
 from llmservice_operator import names
 from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, PODS, Kind
+from shared_support.scrape import metric_of
 from shared_support.waiting import PATIENCE, eventually
 
 REPOSITORY = Path(__file__).parents[3]
@@ -233,18 +233,6 @@ class Running(Protocol):
     def terminate(self) -> None: ...
 
     def kill(self) -> None: ...
-
-
-def metric_of(scrape: str, name: str, **labels: str) -> float:
-    """Return the sum, in a scrape, of all series of the metric with these labels."""
-    total = 0.0
-    for line in scrape.splitlines():
-        match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
-        if match and match[1] == name:
-            found = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
-            if labels.items() <= found.items():
-                total += float(match[3])
-    return total
 
 
 class OperatorProcess:

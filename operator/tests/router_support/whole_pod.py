@@ -21,6 +21,7 @@ from llmservice_operator.router_settings import RouterSettings, StepPrior
 from operator_support.metrics import Engine
 from operator_support.processes import free_port
 from router_support.commands import command_of
+from shared_support.scrape import metric_of
 from shared_support.waiting import eventually_in_loop
 
 NAMESPACE, SERVICE = "team-a", "chat"
@@ -207,8 +208,7 @@ class RouterPod:
 
     async def forwarded(self, metric: str) -> float:
         """Return the value of a metric of the forwarder; 0 if the metric is missing."""
-        lines = (line.rpartition(" ") for line in (await self.metrics()).splitlines())
-        return next((float(value) for name, _, value in lines if name == metric), 0.0)
+        return metric_of(await self.metrics(), metric)
 
     async def probe(self, path: str) -> tuple[int, Any]:
         url = f"http://127.0.0.1:{self.settings.management_port}{path}"

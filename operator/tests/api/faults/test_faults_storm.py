@@ -6,7 +6,8 @@ from llmservice_operator.kinds import LLMSERVICES
 from operator_support.fault_flows import is_observed
 from operator_support.fault_proxy import FaultProxy
 from operator_support.fault_sample import IS_LONG
-from operator_support.processes import Api, OperatorProcess, make_service, metric_of, until_settled
+from operator_support.processes import Api, OperatorProcess, make_service, until_settled
+from shared_support.scrape import metric_of
 from shared_support.waiting import eventually
 
 SERVICES = 300 if IS_LONG else 10
