@@ -286,9 +286,12 @@ SCALING = Row(
         ),
         Graph(
             "Cold start",
-            "Time from the creation of a replica until it is ready.",
+            "Time until a replica has a node, and from then until it is ready.",
             "s",
-            (Query(largest("llm_cold_start_seconds"), "cold start"),),
+            (
+                Query(largest("llm_node_wait_seconds"), "wait for a node"),
+                Query(largest("llm_cold_start_seconds"), "cold start"),
+            ),
         ),
     ),
 )

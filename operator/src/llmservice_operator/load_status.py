@@ -50,7 +50,7 @@ _BEFORE_THE_LOAD: Final = frozenset(
 
 COLD_STARTS_TO_WAIT: Final = 3
 """Multiple of the cold start time after which a replica that is not ready counts as missing
-capacity."""
+capacity. The usual wait for a node is added."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,9 @@ def _hindered(it: _Scaling) -> str | None:
     if report is None or desired <= seen.ready_replicas:
         return None
     has_no_room = seen.problem is not None and seen.problem.reason.about is Subject.ROOM
-    patience = timedelta(seconds=COLD_STARTS_TO_WAIT * report.cold_start_seconds)
+    patience = timedelta(
+        seconds=report.node_wait_seconds + COLD_STARTS_TO_WAIT * report.cold_start_seconds
+    )
     is_late = seen.not_ready_since is not None and it.now - seen.not_ready_since > patience
     if not has_no_room and not is_late:
         return None

@@ -88,6 +88,7 @@ class Server:
     engines: int = 1
     started: float = 0.0
     counters: Counters = field(default_factory=Counters)
+    scheduled_at: float | None = None
 
     def serve(self, counters: Counters) -> None:
         self.counters = self.counters.plus(counters)
@@ -119,6 +120,7 @@ class Server:
             self.ready_at if self.is_ready else None,
             self.is_draining,
             snapshot if is_heard and self.is_ready else None,
+            self.scheduled_at,
         )
 
 

@@ -136,6 +136,16 @@ def test_a_replica_that_is_not_ready_after_three_cold_starts_is_reported(
         )
 
 
+def test_the_usual_wait_for_a_node_is_no_delay_of_a_replica() -> None:
+    since = NOW - timedelta(seconds=200)
+    seen = replace(TWO, desired=4, is_rolled_out=False, not_ready_since=since)
+    found = [
+        active(view(300.0, cold_start_seconds=60.0, node_wait_seconds=wait), seen).reason
+        for wait in (30.0, 0.0)
+    ]
+    assert found == [Reason.FOLLOWING_LOAD, Reason.NO_CAPACITY]
+
+
 def test_a_late_replica_that_the_load_does_not_need_is_no_lack_of_capacity() -> None:
     seen = replace(TWO, not_ready_since=NOW - timedelta(days=1))
     assert active(view(), seen).reason is Reason.FOLLOWING_LOAD

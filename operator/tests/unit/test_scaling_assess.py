@@ -304,6 +304,21 @@ def test_a_cold_start_is_learned_from_a_pod_that_became_ready() -> None:
     assert running.state.cold_starts.seconds == (95.0,)
 
 
+def test_a_cold_start_begins_when_the_replica_gets_a_node() -> None:
+    running = service(2)
+    running.run(120, rate=14)
+    late = Server("pod-2", created=running.now, is_ready=False, started=running.now)
+    late.scheduled_at = running.now + 30
+    running.servers.append(late)
+    running.run(90, rate=14)
+
+    late.become_ready(running.now + TICK)
+    seen = running.run(TICK, rate=14)
+
+    assert running.state.cold_starts.seconds == (65.0,)
+    assert (seen.cold_start_seconds, seen.node_wait_seconds) == (65, 30)
+
+
 def test_misses_that_load_does_not_explain_lower_the_capacity() -> None:
     running = service(2)
     before = running.run(300, rate=10).capacity_factor

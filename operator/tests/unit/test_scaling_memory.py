@@ -15,6 +15,7 @@ from llmservice_operator.scaling.calibration import (
 )
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
+from llmservice_operator.scaling.demand import Price, demand
 from llmservice_operator.scaling.hpa import PolicyType
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 from llmservice_operator.scaling.recommend import behavior_for
@@ -78,17 +79,38 @@ def test_a_cold_start_is_a_high_percentile_of_the_last_twenty() -> None:
     seen = ColdStarts()
     assert seen.estimate == 120
     for seconds in [500.0] * 5 + [float(s) for s in range(60, 80)]:
-        seen = seen.add(seconds)
+        seen = seen.add(0.0, 0.0, seconds)
 
     assert len(seen.seconds) == 20
     assert seen.estimate == 77
 
 
-def test_hours_of_waiting_for_room_are_no_cold_start() -> None:
-    seen = ColdStarts().add(60.0)
+def test_hours_until_a_repair_are_no_cold_start() -> None:
+    seen = ColdStarts().add(0.0, 0.0, 60.0)
 
-    assert seen.add(6 * 3600.0) == seen
-    assert seen.add(3000.0).estimate == 3000
+    assert seen.add(0.0, 0.0, 6 * 3600.0).estimate == 60
+    assert seen.add(0.0, 0.0, 3000.0).estimate == 3000
+
+
+def test_one_long_wait_for_a_node_changes_neither_the_cold_start_nor_the_usual_wait() -> None:
+    seen = ColdStarts()
+    for wait in (20.0, 20.0, 2400.0, 20.0, 20.0):
+        seen = seen.add(0.0, wait, wait + 60.0)
+
+    assert (seen.estimate, seen.node_wait) == (60, 20)
+    assert scale_down_window(seen.estimate, is_bursty=False) == 90
+
+
+def test_replicas_that_usually_wait_for_a_node_are_requested_that_much_earlier() -> None:
+    ledger = Ledger()
+    for i in range(1, 61):
+        ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=50 + i)))
+    price = Price(1.0, 0.0, 0.1, 1.0, 1.0, 1.0)
+
+    early, late = (demand(ledger, price, 0, 9, 60.0, wait).trend for wait in (75.0, 0.0))
+
+    assert early == pytest.approx(2 * late)
+    assert late > 0
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,19 @@ def test_a_pair_serves_since_its_later_pod_is_ready_and_until_one_is_terminating
     assert not pair.serves
 
 
+def test_a_pair_has_its_nodes_when_its_later_pod_has_one() -> None:
+    pods = [a_pod_of_a_pair("a", role) for role in ("server", "worker")]
+    for pod, at in zip(pods, ("2026-01-02T03:01:00Z", "2026-01-02T03:02:00Z"), strict=True):
+        (pair,) = replicas_of(pods)
+        assert pair.scheduled_since is None
+        pod["status"]["conditions"].append(
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": at}
+        )
+    (pair,) = replicas_of(pods)
+    assert pair.scheduled_since == datetime(2026, 1, 2, 3, 2, tzinfo=UTC)
+    assert replicas_of(pods[:1])[0].scheduled_since is None
+
+
 def test_pairs_of_an_earlier_template_are_ignored() -> None:
     old = a_pair("old", revision="1", created="2026-01-01T00:00:00Z", unscheduled=NO_GPU)
     new = a_pair("new", revision="2", state=RUNNING, started=False)

@@ -34,8 +34,13 @@ class Calibration(Fields):
     cold_start_seconds: Annotated[
         tuple[Learned, ...], Field(max_length=COLD_STARTS_KEPT, json_schema_extra=ATOMIC)
     ] = ()
-    """Durations of the last cold starts, from the creation of a pod until it is Ready, in seconds;
-    oldest first."""
+    """Durations of the last cold starts, from the assignment of a node until the replica is Ready,
+    in seconds; oldest first."""
+    node_wait_seconds: Annotated[
+        tuple[Learned, ...], Field(max_length=COLD_STARTS_KEPT, json_schema_extra=ATOMIC)
+    ] = ()
+    """Durations of the last waits for a node, from the creation of a replica until it is assigned,
+    in seconds; oldest first."""
     prompt_lengths: Histogram
     """Histogram of the prompt lengths. Entry i, counted from 0, is the number of prompts of more
     than 2^(i-1) and at most 2^i tokens; the last entry counts all longer prompts. Older prompts

@@ -112,8 +112,11 @@ class LoadReport(Fields):
     capacity_factor: float | None = None
     """Correction of the modelled capacity by the measured SLO misses."""
     cold_start_seconds: float
-    """Seconds from the creation of a pod until it is Ready: a high percentile of the last cold
-    starts, or 120 before the first one."""
+    """Seconds from the assignment of a node until a replica is Ready: a high percentile of the last
+    cold starts, or 120 before the first one."""
+    node_wait_seconds: float = 0.0
+    """Seconds from the creation of a replica until it is assigned to a node: the median of the last
+    waits."""
     scale_down_window_seconds: float
     """Scale-down window in seconds: 1.5 times the duration of a cold start, but at least 90 and at
     most 600; 600 while the load is bursty."""

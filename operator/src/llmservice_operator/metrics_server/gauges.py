@@ -37,7 +37,8 @@ OF_SERVICE: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = 
         lambda it: it.capacity_requests_per_second,
     ),
     ("llm_backlog_gpu_seconds", "Queued work", lambda it: it.backlog_gpu_seconds),
-    ("llm_cold_start_seconds", "Pod created to Ready", lambda it: it.cold_start_seconds),
+    ("llm_cold_start_seconds", "Node assigned to Ready", lambda it: it.cold_start_seconds),
+    ("llm_node_wait_seconds", "Created to node assigned", lambda it: it.node_wait_seconds),
     (
         "llm_slo_attainment_percent",
         "Requests of the last minute within the SLO",

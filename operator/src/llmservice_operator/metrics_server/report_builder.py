@@ -22,7 +22,7 @@ def scaling_view(replica: Replica, answer: EngineAnswer | None) -> ReplicaReport
     """Return the facts about a replica that the scaling core uses; `answer` is the response of its
     model server, or None if there was none.
     """
-    ready_since = replica.ready_since
+    ready_since, scheduled_since = replica.ready_since, replica.scheduled_since
     return ReplicaReport(
         replica.name,
         replica.created.timestamp(),
@@ -30,6 +30,7 @@ def scaling_view(replica: Replica, answer: EngineAnswer | None) -> ReplicaReport
         None if ready_since is None else ready_since.timestamp(),
         replica.is_leaving,
         answer.snapshot if answer else None,
+        None if scheduled_since is None else scheduled_since.timestamp(),
     )
 
 
@@ -63,6 +64,7 @@ def build_report(
         capacity_requests_per_second=assessment.capacity,
         capacity_factor=assessment.capacity_factor,
         cold_start_seconds=assessment.cold_start_seconds,
+        node_wait_seconds=assessment.node_wait_seconds,
         scale_down_window_seconds=assessment.scale_down_window_seconds,
         is_bursty=assessment.is_bursty,
         attainment_percent=None if attainment is None else 100 * attainment,

@@ -102,6 +102,7 @@ class Assessment:
     """Requests per second of this mix that one replica sustains."""
     capacity_factor: float = 1.0
     cold_start_seconds: float = 0.0
+    node_wait_seconds: float = 0.0
     scale_down_window_seconds: float = 0.0
     is_bursty: bool = False
     attainment: float | None = None
@@ -128,6 +129,7 @@ def assess(
         None,
         capacity_factor=state.factor.value,
         cold_start_seconds=cold_start,
+        node_wait_seconds=state.cold_starts.node_wait,
         scale_down_window_seconds=scale_down_window(cold_start, False),
         model=state.fit.model,
         missing_replicas=len(ready) - len(fresh),
@@ -227,7 +229,8 @@ def _with_cold_starts(state: ScalingState, scrape: Scrape) -> ColdStarts:
         return cold_starts
     for report in scrape.replicas:
         if report.is_ready and report.ready_at is not None and report.name not in state.ready:
-            cold_starts = cold_starts.add(report.ready_at - report.created)
+            scheduled = report.created if report.scheduled_at is None else report.scheduled_at
+            cold_starts = cold_starts.add(report.created, scheduled, report.ready_at)
     return cold_starts
 
 
@@ -250,12 +253,12 @@ def _demand(
     loaded at the target, so silence never causes a scale-down. Only reports of replicas that answer
     cause a scale-up.
     """
-    tracking, cold_start = state.tracking, state.cold_starts.estimate
+    tracking, starts = state.tracking, state.cold_starts
     known = [it for r in ready if (it := tracking.snapshots.get(r.name)) is not None]
 
     def of(ledger: Ledger, snapshots: list[Snapshot]) -> Demand:
         queued = sum(snapshot.waiting for snapshot in snapshots)
-        return demand(ledger, price, queued, len(ready), cold_start)
+        return demand(ledger, price, queued, len(ready), starts.estimate, starts.node_wait)
 
     likely = of(tracking.likely(), known)
     if not tracking.silent and not tracking.unmeasured:

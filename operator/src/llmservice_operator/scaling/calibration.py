@@ -29,6 +29,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
         step_seconds=state.fit.model.coefficients,
         capacity_factor=state.factor.value,
         cold_start_seconds=state.cold_starts.seconds,
+        node_wait_seconds=state.cold_starts.waits,
         prompt_lengths=seen.prompt_lengths,
         answer_lengths=seen.answer_lengths,
         mean_prompt_tokens=seen.prompt_tokens_arrived / sum(seen.prompt_lengths),
@@ -59,7 +60,7 @@ def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
             StepModel(*learned.step_seconds), state.fit.units or state.fit.prior
         ),
         factor=replace(state.factor, value=learned.capacity_factor),
-        cold_starts=ColdStarts(learned.cold_start_seconds),
+        cold_starts=ColdStarts(learned.cold_start_seconds, learned.node_wait_seconds),
         traffic=TrafficMemory(counters),
     )
 
@@ -80,7 +81,9 @@ def has_moved(now: Calibration, written: Calibration) -> bool:
 def _deciding(learned: Calibration) -> Iterator[float]:
     yield from learned.step_seconds
     yield learned.capacity_factor
-    yield ColdStarts(learned.cold_start_seconds).estimate
+    starts = ColdStarts(learned.cold_start_seconds, learned.node_wait_seconds)
+    yield starts.estimate
+    yield starts.estimate + starts.node_wait
     yield learned.mean_prompt_tokens
     yield learned.mean_answer_tokens
     yield learned.computed_share

@@ -1,35 +1,38 @@
-"""The time from the creation of a replica until it is Ready: a high percentile of recent times."""
+"""The time that a replica needs until it is Ready: to get a node, and to start on it."""
 
 import math
 from dataclasses import dataclass
+from statistics import median_low
 
 from llmservice_operator.api.calibration import COLD_STARTS_KEPT
 
 DEFAULT_SECONDS = 120.0
 PERCENTILE = 0.9
 LONGEST_SECONDS = 3600.0
-"""Longest time in seconds that counts as a cold start. It is enough to add a node and to download
-and load a large model."""
+"""Longest time in seconds that counts as a cold start or as a wait for a node. It is enough to add
+a node, and to download and load a large model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColdStarts:
-    """The last cold starts, oldest first."""
+    """The last cold starts and waits for a node, oldest first."""
 
     seconds: tuple[float, ...] = ()
+    """Times from the assignment of a node until the replica was Ready."""
+    waits: tuple[float, ...] = ()
+    """Times from the creation of the replica until the assignment of a node."""
 
-    def add(self, seconds: float) -> "ColdStarts":
-        """Add one cold start, unless it took longer than LONGEST_SECONDS.
-
-        A pod that took longer waited for a free node or for a repair.
+    def add(self, created: float, scheduled: float, ready: float) -> "ColdStarts":
+        """Add a replica that is Ready. Times longer than LONGEST_SECONDS are left out, because they
+        end with a repair.
         """
-        if seconds > LONGEST_SECONDS:
-            return self
-        return ColdStarts((*self.seconds, seconds)[-COLD_STARTS_KEPT:])
+        return ColdStarts(
+            _with(self.seconds, ready - scheduled), _with(self.waits, scheduled - created)
+        )
 
     @property
     def estimate(self) -> float:
-        """Seconds within which nine of ten replicas became Ready.
+        """Seconds within which nine of ten replicas with a node became Ready.
 
         DEFAULT_SECONDS while no cold start is known.
         """
@@ -37,3 +40,16 @@ class ColdStarts:
             return DEFAULT_SECONDS
         ordered = sorted(self.seconds)
         return ordered[max(math.ceil(PERCENTILE * len(ordered)) - 1, 0)]
+
+    @property
+    def node_wait(self) -> float:
+        """Seconds for which a replica usually waits for a node: the median, because one long wait
+        for free GPUs says nothing about the next. 0 while no wait is known.
+        """
+        return median_low(self.waits) if self.waits else 0.0
+
+
+def _with(known: tuple[float, ...], seconds: float) -> tuple[float, ...]:
+    if seconds > LONGEST_SECONDS:
+        return known
+    return (*known, max(seconds, 0.0))[-COLD_STARTS_KEPT:]

@@ -77,11 +77,20 @@ class Demand:
 
 
 def demand(
-    ledger: Ledger, price: Price, queued: float, ready: int, cold_start_seconds: float
+    ledger: Ledger,
+    price: Price,
+    queued: float,
+    ready: int,
+    cold_start_seconds: float,
+    node_wait_seconds: float = 0.0,
 ) -> Demand:
-    """Return the demand, with `queued` requests waiting for `ready` replicas."""
+    """Return the demand, with `queued` requests waiting for `ready` replicas.
+
+    A rise of the load is extended over the time until a replica that is requested now serves. This
+    time includes the usual wait for a node.
+    """
     load = load_of(ledger, price)
-    horizon = cold_start_seconds + REACTION_SECONDS
+    horizon = node_wait_seconds + cold_start_seconds + REACTION_SECONDS
     queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
     # New replicas begin to serve one cold start from now. The present shortfall predicts the queue
     # at that time. Waiting until the queue exists would cost a second cold start.

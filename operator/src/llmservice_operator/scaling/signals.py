@@ -177,6 +177,9 @@ class ReplicaReport:
     is_draining: bool
     snapshot: Snapshot | None
     """Report of the replica. None when the scrape failed."""
+    scheduled_at: float | None = None
+    """Time when the last of its pods got a node. None if a pod has none, or if the time is
+    unknown."""
 
 
 @dataclass(frozen=True, slots=True)

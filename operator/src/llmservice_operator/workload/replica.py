@@ -82,6 +82,15 @@ class Replica:
         return max((datetime.fromisoformat(each) for each in changes if each), default=None)
 
     @property
+    def scheduled_since(self) -> datetime | None:
+        """Time at which the last of the pods was assigned to a node. None while a pod has none."""
+        found = [condition(pod, "PodScheduled") for pod in self.pods]
+        if len(found) < self.size or any(each.get("status") != "True" for each in found):
+            return None
+        changes = [each.get("lastTransitionTime") for each in found]
+        return max((datetime.fromisoformat(each) for each in changes if each), default=None)
+
+    @property
     def not_ready_since(self) -> datetime | None:
         """Earliest of the times since which the unready pods are not Ready.
 
