@@ -260,10 +260,14 @@ class ChildWriter:
             stored = await self._cluster.apply(manifest, live["metadata"]["uid"])
         except ClusterError as error:
             self._guard.was_refused(known_as, self._now())
-            if isinstance(error, Rejected):
-                owner = await self._owner_of_the_cause(kind, live, error)
-                raise owner or error from error
-            raise
+            substitute = child.substitute(manifest, error.message)
+            if substitute is None:
+                if isinstance(error, Rejected):
+                    owner = await self._owner_of_the_cause(kind, live, error)
+                    raise owner or error from error
+                raise
+            stored = await self._cluster.apply(substitute, live["metadata"]["uid"])
+            manifest = substitute
         self._cache.observe(stored)
         left = list(find_differences(stored, manifest))
         version = stored["metadata"]["resourceVersion"]

@@ -5,7 +5,7 @@ The decisions are made in `desired` and `scaling`.
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
@@ -48,6 +48,10 @@ logger = logging.getLogger(__name__)
 REQUEUE_SECONDS = SYNC_SECONDS
 """Period in seconds of the passes over a service whose load report is needed."""
 
+OFFER_AGAIN_SECONDS = 3600.0
+"""Time in seconds after which the HPA's tolerance is sent again to an API server that dropped it. A
+newer version of Kubernetes stores it."""
+
 MARK_AGAIN_SECONDS = 30.0
 """Shortest time in seconds between two updates of the deletion costs of a service's replicas."""
 
@@ -70,11 +74,15 @@ class Scaler:
         self._guard = guard or ConvergenceGuard()
         self._syncs: dict[Key, Sync] = {}
         self._marked: dict[Key, datetime] = {}
+        self._offered: dict[Key, datetime] = {}
+        """Time of the last pass over each service that sent the HPA's tolerance, or of the first
+        pass."""
 
     def forget(self, key: Key) -> None:
         """Drop the state of a service that no longer exists."""
         self._syncs.pop(key, None)
         self._marked.pop(key, None)
+        self._offered.pop(key, None)
 
     def live_autoscaler(self, service: LLMService) -> Manifest | None:
         """Return the service's own HPA, if it has one."""
@@ -102,12 +110,18 @@ class Scaler:
         unremovable = None
         if SCALED_OBJECTS in self._served.forbidden:
             unremovable = self._scaled_object_of_keda(service)
+        key, now = (service.namespace, service.name), self._now()
+        waited = now - self._offered.setdefault(key, now)
+        offers_tolerance = waited >= timedelta(seconds=OFFER_AGAIN_SECONDS)
+        if offers_tolerance:
+            self._offered[key] = now
         return plan_provider(
             service,
             self._settings,
             report,
             self._owned(AUTOSCALERS, service) or self._owned(SCALED_OBJECTS, service),
-            self._now(),
+            now,
+            offers_tolerance=offers_tolerance,
             keda_is_installed=SCALED_OBJECTS in self._served,
             unremovable=unremovable,
         )

@@ -21,6 +21,7 @@ from operator_support.reconcile import (
     changed_service,
     served_kinds,
 )
+from operator_support.services import NOW
 
 KEY = ("team", "llama")
 
@@ -66,6 +67,8 @@ class World:
     def __init__(self) -> None:
         self.cluster = KedaCluster()
         self.cache = Cache()
+        self.now = NOW
+        """Time of the operator's clock."""
         self.restart(keda=True)
 
     def restart(self, *, keda: bool, **others: Any) -> None:
@@ -73,7 +76,9 @@ class World:
         cluster, settings = cast(Cluster, self.cluster), OperatorSettings(keda=keda, **others)
         self.cluster.has_rights = keda
         self.served = served_kinds(cluster, settings)
-        self._reconciler = a_reconciler(cluster, self.cache, settings, self.served)
+        self._reconciler = a_reconciler(
+            cluster, self.cache, settings, self.served, now=lambda: self.now
+        )
 
     async def settle(self) -> float | None:
         """Reconcile until nothing is left to write; return the seconds until the next pass."""

@@ -136,6 +136,20 @@ def test_an_unknown_load_does_not_shorten_the_window(live: Manifest) -> None:
     assert planned(live, known).window_seconds == 180
 
 
+def test_the_tolerance_is_sent_again_when_it_is_offered() -> None:
+    service = a_service({"autoscaling": {"maxReplicas": 4}})
+    found = plan_provider(
+        service,
+        OperatorSettings(),
+        None,
+        hpa(90),
+        NOW,
+        keda_is_installed=False,
+        offers_tolerance=True,
+    )
+    assert found.autoscaler.with_tolerance
+
+
 def test_a_scaled_object_does_not_tell_whether_an_hpa_keeps_the_tolerance() -> None:
     assert planned(scaled_object(180), None).with_tolerance
 

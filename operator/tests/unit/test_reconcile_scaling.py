@@ -1,11 +1,13 @@
 """Tests that the scaler of a service is made, restored, exchanged and removed between passes."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from llmservice_operator.api.reasons import Reason
+from llmservice_operator.errors import Rejected
 from llmservice_operator.kinds import (
     AUTOSCALERS,
     LLMSERVICES,
@@ -107,6 +109,67 @@ async def test_the_previous_scaler_is_removed_first_and_no_replica_is_lost(
         assert writes.index(f"delete {kinds[before].kind}") < writes.index(kinds[after].kind)
     assert world.replicas == 3
     assert world.status["autoscaling"]["provider"] == after
+
+
+def drop_the_tolerance(stored: dict[str, Any]) -> None:
+    """Do what an API server between 1.33 and 1.34 does."""
+    if stored["kind"] == AUTOSCALERS.kind:
+        behavior = {
+            direction: {key: value for key, value in rules.items() if key != "tolerance"}
+            for direction, rules in stored["spec"]["behavior"].items()
+        }
+        stored["spec"] = {**stored["spec"], "behavior": behavior}
+
+
+def has_tolerance(world: World) -> bool:
+    spec = world.cluster.objects[AUTOSCALERS, "llama"]["spec"]
+    return "tolerance" in spec["behavior"]["scaleUp"]
+
+
+async def test_the_tolerance_of_an_hpa_comes_back_within_an_hour_of_an_upgrade(
+    world: World,
+) -> None:
+    world.cluster.webhook = drop_the_tolerance
+    await world.serve(**by("External"))
+    assert not has_tolerance(world)
+    world.cluster.webhook = lambda _: None
+    world.now += timedelta(minutes=59)
+    await world.settle()
+    assert not has_tolerance(world)
+    world.now += timedelta(minutes=1)
+    await world.settle()
+    assert has_tolerance(world)
+
+
+async def test_a_tolerance_that_is_dropped_again_is_sent_and_withdrawn_once_an_hour(
+    world: World,
+) -> None:
+    world.cluster.webhook = drop_the_tolerance
+    await world.serve(**by("External"))
+    world.cluster.writes.clear()
+    for _ in range(2):
+        world.now += timedelta(hours=1)
+        for _ in range(10):
+            await world.settle()
+    assert world.cluster.writes == [AUTOSCALERS.kind] * 4
+    assert not has_tolerance(world)
+
+
+async def test_an_api_server_that_refuses_the_tolerance_keeps_the_rest_of_the_hpa(
+    world: World,
+) -> None:
+    def refuse_the_tolerance(stored: dict[str, Any]) -> None:
+        if stored["kind"] == AUTOSCALERS.kind and "tolerance" in str(stored["spec"]):
+            raise Rejected(".spec.behavior.scaleUp.tolerance: field not declared in schema", 422)
+
+    world.cluster.webhook = refuse_the_tolerance
+    await world.serve(**by("External"))
+    world.now += timedelta(hours=1)
+    live = world.cluster.objects[AUTOSCALERS, "llama"]
+    world.see({**live, "spec": {**live["spec"], "maxReplicas": 99}})
+    await world.settle()
+    assert world.cluster.objects[AUTOSCALERS, "llama"]["spec"] == live["spec"]
+    assert not has_tolerance(world)
 
 
 def take_the_name(world: World) -> dict[str, Any]:

@@ -53,10 +53,12 @@ def plan_provider(
     now: datetime,
     *,
     keda_is_installed: bool,
+    offers_tolerance: bool = False,
     unremovable: str | None = None,
 ) -> ProviderPlan:
     """Return the plan; `live` is the present HPA or ScaledObject of the service.
 
+    With `offers_tolerance`, the HPA has its tolerance even if the API server dropped it before.
     Without a `report`, the provider Auto keeps its present choice. `unremovable` names a
     ScaledObject that scales the service and on which the operator has no rights.
     """
@@ -71,7 +73,7 @@ def plan_provider(
         Autoscaler(
             provider if is_free else None,
             _window_seconds(report, live, now),
-            keeps_tolerance(live),
+            offers_tolerance or keeps_tolerance(live),
         ),
         hindrance,
         note,
