@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from llmservice_operator.scaling.capacity import misses
+from llmservice_operator.scaling.misses import misses
 from scaling.hardware import SLO
 from scaling.promise import promised_rate, seen_mix
 from scaling.truth import MEASURED_SECONDS, measure, truth_of

@@ -10,17 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llmservice_operator.scaling.capacity import (
-    LEAST_SHARE,
-    EngineLimits,
-    RequestMix,
-    ServiceLevelObjective,
-    idle_itl,
-    idle_ttft,
-    misses,
-    sustainable_rate,
-)
+from llmservice_operator.scaling.capacity import LEAST_SHARE, idle_itl, idle_ttft, sustainable_rate
+from llmservice_operator.scaling.conditions import EngineLimits, RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.lengths import Lengths
+from llmservice_operator.scaling.misses import misses
 from llmservice_operator.scaling.step_model import StepModel
 from scaling.workloads import Generator
 

@@ -1,6 +1,6 @@
 """Computes what a model server would report about a simulated engine."""
 
-from llmservice_operator.scaling.capacity import EngineLimits
+from llmservice_operator.scaling.conditions import EngineLimits
 from llmservice_operator.scaling.signals import Counters, Snapshot, StepSums
 from scaling.engine import COUNTED, FINISHED, Fleet
 

@@ -4,11 +4,8 @@ with the truth.
 
 import numpy as np
 
-from llmservice_operator.scaling.capacity import (
-    RequestMix,
-    ServiceLevelObjective,
-    sustainable_rate,
-)
+from llmservice_operator.scaling.capacity import sustainable_rate
+from llmservice_operator.scaling.conditions import RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.traffic import TrafficMemory
 from scaling.counters import counters_of
 from scaling.hardware import SLO, Hardware

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmservice_operator.scaling.capacity import EngineLimits, ServiceLevelObjective
+from llmservice_operator.scaling.conditions import EngineLimits, ServiceLevelObjective
 from llmservice_operator.scaling.hardware import hardware_class
 from llmservice_operator.scaling.step_model import StepModel, prior_step_model
 from scaling.engine import Array

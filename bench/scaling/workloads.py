@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from scaling.engine import Array
 from scaling.hardware import A10, H100, SLO, Hardware
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from llmservice_operator.scaling.capacity import EngineLimits
+from llmservice_operator.scaling.conditions import EngineLimits
 from llmservice_operator.scaling.step_model import StepModel
 from scaling.hardware import A10, H100, Hardware
 from scaling.oracle import Oracle

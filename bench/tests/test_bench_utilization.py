@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters, StepSums
 from llmservice_operator.scaling.step_model import StepModel
 from utilization.experiment import Reading, Traffic

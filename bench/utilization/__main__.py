@@ -16,7 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from llmservice_operator.scaling.capacity import EngineLimits
+from llmservice_operator.scaling.conditions import EngineLimits
 from serving.report import write_table
 from serving.servers import ROOT, Server, ours
 from utilization.experiment import SHARES, Experiment, Reading, Size, prior_of

@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from itertools import cycle, product
 
 from llmservice_operator.scaling.assess import price_of
-from llmservice_operator.scaling.capacity import (
-    EngineLimits,
-    ServiceLevelObjective,
-    sustainable_rate,
-)
+from llmservice_operator.scaling.capacity import sustainable_rate
+from llmservice_operator.scaling.conditions import EngineLimits, ServiceLevelObjective
 from llmservice_operator.scaling.hardware import CPU
 from llmservice_operator.scaling.ledger import Tick
 from llmservice_operator.scaling.signals import Counters, Tally

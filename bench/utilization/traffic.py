@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from llmservice_operator.engine_metrics import UsageReport
-from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters, Snapshot
 from serving.servers import SERVED_NAME, Server
 from utilization.mixes import LONGEST_ANSWER, Mix

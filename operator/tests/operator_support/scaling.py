@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.scaling.assess import Assessment, ScalingState, assess
-from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.signals import (
     Counters,
     ReplicaReport,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservice_operator.scaling.assess import Missing, price_of
-from llmservice_operator.scaling.capacity import RequestMix, ServiceLevelObjective
+from llmservice_operator.scaling.conditions import RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.lengths import Lengths
 from operator_support.scaling import TICK, TRUTH, Server, Service, load, service
 

@@ -12,17 +12,15 @@ from llmservice_operator.scaling.capacity import (
     LEAST_SHARE,
     REACH,
     UNREACHABLE,
-    EngineLimits,
     LeastLimits,
-    RequestMix,
-    ServiceLevelObjective,
     idle_itl,
     idle_ttft,
     least_limits,
-    misses,
     sustainable_rate,
 )
+from llmservice_operator.scaling.conditions import EngineLimits, RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.lengths import Lengths, lengths_of
+from llmservice_operator.scaling.misses import misses
 from llmservice_operator.scaling.step_model import StepModel
 from operator_support.scaling import TRUTH, bucket_of
 

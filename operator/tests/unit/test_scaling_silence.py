@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.ledger import Ledger, Tick
 from llmservice_operator.scaling.signals import Tally
 from operator_support.scaling import TICK, Server, Service, load, service

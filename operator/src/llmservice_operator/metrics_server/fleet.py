@@ -33,7 +33,7 @@ from llmservice_operator.scaling.assess import (
     assess,
 )
 from llmservice_operator.scaling.calibration import calibration_of, resumed, with_calibration
-from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.latency import LatencyWindow
 from llmservice_operator.scaling.signals import Scrape
 from llmservice_operator.scaling.step_model import StepModelFit

@@ -8,6 +8,8 @@ traffic          the mean request: lengths, cache hits, KV tokens held
 lengths          a distribution of token counts
 tracking         the last report of each replica, and estimates for silent replicas
 ledger           arrivals and work of the last minutes
+conditions       the requests and the limits of an engine, and its SLO
+misses           the shares of requests that miss the SLO at one request rate
 capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from measured SLO misses
 cold_start       time from the creation of a replica until it is Ready

@@ -10,19 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from llmservice_operator.scaling.capacity import (
-    EngineLimits,
-    LeastLimits,
-    RequestMix,
-    ServiceLevelObjective,
-    least_limits,
-    misses,
-    sustainable_rate,
-)
+from llmservice_operator.scaling.capacity import LeastLimits, least_limits, sustainable_rate
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
+from llmservice_operator.scaling.conditions import EngineLimits, RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.demand import STEADY_SECONDS, Demand, Price, burst_of, demand
 from llmservice_operator.scaling.ledger import Ledger
+from llmservice_operator.scaling.misses import misses
 from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
 from llmservice_operator.scaling.signals import Flow, ReplicaReport, Scrape, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from llmservice_operator.scaling.capacity import RequestMix
+from llmservice_operator.scaling.conditions import RequestMix
 from llmservice_operator.scaling.lengths import lengths_of
 from llmservice_operator.scaling.signals import Counters
 
