@@ -93,7 +93,7 @@ class Assessment:
     """Effective GPU utilization, in percent, of each Ready replica that is not draining and has
     known rates."""
     capacity: float | None = None
-    """Requests per second of this mix that one replica sustains."""
+    """Requests per second of the usual mix that one replica sustains."""
     capacity_factor: float = 1.0
     cold_start_seconds: float = 0.0
     node_wait_seconds: float = 0.0
@@ -143,7 +143,8 @@ def assess(
         return state, replace(unknown, missing=Missing.NO_TRAFFIC_YET)
 
     limits = _limits(fresh)
-    rate = sustainable_rate(mix, state.fit.model, limits, slo)
+    usual = mix.usual()
+    rate = sustainable_rate(usual, state.fit.model, limits, slo)
     price = price_of(mix, state.fit.model, _computed_share(state), rate * state.factor.value)
     state, parts, percent = _demand(state, price, scrape, ready, fresh, target_percent)
     minute = tracking.ledger.last(STEADY_SECONDS).done
@@ -160,8 +161,8 @@ def assess(
             judged=minute.judged,
             missed=0.0 if attainment is None else 1 - attainment,
             allowed=1 - slo.objective,
-            unrepairable=misses(0.0, mix, state.fit.model, limits, slo).share,
-            expected=misses(load * rate, mix, state.fit.model, limits, slo).share,
+            unrepairable=misses(0.0, usual, state.fit.model, limits, slo).share,
+            expected=misses(load * rate, usual, state.fit.model, limits, slo).share,
             utilization=load,
             # A burst that is seen for the first time is no load yet, but explains misses.
             has_backlog=parts.backlog > 0 or burst_of(tracking.likely(), price) is not None,
@@ -289,9 +290,10 @@ def _limits(snapshots: list[Snapshot]) -> EngineLimits:
 def price_of(mix: RequestMix, model: StepModel, computed_share: float, capacity: float) -> Price:
     """Return the marginal GPU-seconds of prompt and answer tokens, scaled to the capacity.
 
-    A mean request then costs 1 / `capacity` seconds, with `capacity` in requests per second.
+    A mean request of the usual mix then costs 1 / `capacity` seconds, with `capacity` in requests
+    per second. An outlier costs as much more as it has more tokens.
     """
-    stretch = 1 / (capacity * mix.work(model))
+    stretch = 1 / (capacity * mix.usual().work(model))
     token = mix.token_work(model)
     prompts, answers = mix.prompts, mix.answers
     variance = model.prefill**2 * (prompts.mean_square - prompts.mean**2) + token**2 * (

@@ -33,7 +33,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
         prompt_lengths=seen.prompt_lengths,
         answer_lengths=seen.answer_lengths,
         mean_prompt_tokens=seen.prompt_tokens_arrived / sum(seen.prompt_lengths),
-        mean_answer_tokens=seen.answer_tokens / sum(seen.answer_lengths),
+        mean_answer_tokens=mix.answers.mean,
         computed_share=state.traffic.computed_share,
         kv_tokens_per_sequence=mix.kv_tokens_per_sequence,
         tokens_per_step=mix.tokens_per_step,
@@ -44,13 +44,16 @@ def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
     """Return the state with the calibration of another process in place of the learned values."""
     prompts = sum(learned.prompt_lengths)
     arrived = prompts * learned.mean_prompt_tokens
+    answered = sum(learned.answer_lengths) * learned.mean_answer_tokens
     counters = Counters(
+        arrivals=sum(learned.answer_lengths),
+        generated_tokens=answered,
         prompt_tokens_arrived=arrived,
         prompt_tokens_computed=arrived * learned.computed_share,
         prompt_tokens_cached=arrived * (1 - learned.computed_share),
         prompt_lengths=learned.prompt_lengths,
         answer_lengths=learned.answer_lengths,
-        answer_tokens=sum(learned.answer_lengths) * learned.mean_answer_tokens,
+        answer_tokens=answered,
         steps=_one_sequence(learned.kv_tokens_per_sequence),
         decoded_tokens=learned.tokens_per_step,
     )

@@ -22,9 +22,10 @@ prove spare capacity."""
 
 FASTEST_FALL = 0.05
 RISE = 1.01
-LOWEST, HIGHEST = 0.35, 1.25
-"""Bounds of the factor. It may exceed 1, because replicas that share their load well sustain
-somewhat more than each would alone."""
+LOWEST, HIGHEST = 0.35, 4.0
+"""Bounds of the factor, far beyond what evidence usually gives. It may exceed 1, because replicas
+that share their load well sustain more than each would alone, and because a formula may be
+pessimistic. Each rise needs new evidence at the higher load that the earlier rise caused."""
 
 
 @dataclass(frozen=True, slots=True)

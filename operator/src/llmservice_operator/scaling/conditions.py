@@ -46,6 +46,23 @@ class RequestMix:
     tokens_per_step: float = 1.0
     """Tokens that a step adds to a decoding sequence: more than one with speculative decoding."""
 
+    def usual(self) -> "RequestMix":
+        """Return the mix without the few requests that are much longer than all others.
+
+        One such request among hundreds delays others for seconds. It is a load like any other, but
+        no reason to keep every replica nearly idle.
+        """
+        prompts, answers = self.prompts.without_outliers(), self.answers.without_outliers()
+        if prompts is self.prompts and answers is self.answers:
+            return self
+        # A running sequence holds its prompt and, at a random moment, a part of its answer.
+        held, usually = (
+            its_prompts.mean + its_answers.mean_square / (2 * its_answers.mean)
+            for its_prompts, its_answers in ((self.prompts, self.answers), (prompts, answers))
+        )
+        kv_tokens = self.kv_tokens_per_sequence * min(usually / held, 1.0)
+        return replace(self, prompts=prompts, answers=answers, kv_tokens_per_sequence=kv_tokens)
+
     def work(self, model: StepModel) -> float:
         """Return the GPU-seconds that one mean request adds to its engine steps."""
         return self.prompt_work(model) + self.answers.mean * self.token_work(model)

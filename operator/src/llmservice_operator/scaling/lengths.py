@@ -1,5 +1,6 @@
 """Distributions of the lengths of prompts and answers, from fading histograms."""
 
+import math
 from dataclasses import dataclass
 
 from llmservice_operator.api.calibration import LENGTH_BUCKETS
@@ -7,6 +8,15 @@ from llmservice_operator.api.calibration import LENGTH_BUCKETS
 BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i + 0.5 for i in range(LENGTH_BUCKETS))
 """Centre of each bucket, in tokens. Lengths are integers, so the second bucket, which contains only
 the length 2, has the centre 2."""
+
+
+RARE = 0.005
+"""Share of the requests that may be outliers: a tenth of those that the default objective lets
+miss."""
+
+USUAL = 0.95
+OUTLIER = 8.0
+"""An outlier is longer than this multiple of the length that the share USUAL does not exceed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,30 @@ class Lengths:
         needs in addition to the first.
         """
         return sum(max(0.0, tokens / limit - 1) * share for tokens, share in self.points)
+
+    def without_outliers(self) -> "Lengths":
+        """Return the distribution without the longest requests, if they are few and much longer
+        than the others.
+
+        It is continuous in the shares, because at most the share RARE is left out of any length.
+        """
+        ordered, below = sorted(self.points), 0.0
+        limit = math.inf
+        for tokens, share in ordered:
+            below += share
+            if below >= USUAL:
+                limit = OUTLIER * tokens
+                break
+        kept, left = list[tuple[float, float]](), RARE
+        for tokens, share in reversed(ordered):
+            taken = min(share, left) if tokens > limit else 0.0
+            left -= taken
+            if share > taken:
+                kept.append((tokens, share - taken))
+        if left == RARE:
+            return self
+        whole = sum(share for _, share in kept)
+        return Lengths(tuple((tokens, share / whole) for tokens, share in reversed(kept)))
 
     def times(self, factor: float) -> "Lengths":
         return Lengths(tuple((factor * tokens, share) for tokens, share in self.points))

@@ -34,6 +34,23 @@ class TrafficMemory:
         return self.counters.computed_share
 
     @property
+    def _unfinished_factor(self) -> float:
+        """Ratio of the mean answer to the mean of those that have finished, at least 1.
+
+        Short answers finish first, so the first ones say little about the mean. At a random moment,
+        an answer in progress is half complete on average.
+        """
+        seen = self.counters
+        processed = seen.prompt_tokens_computed + seen.prompt_tokens_cached
+        if seen.prompt_tokens_arrived <= 0 or seen.answer_tokens <= 0:
+            return 1.0
+        begun = seen.arrivals * min(processed / seen.prompt_tokens_arrived, 1.0)
+        if begun <= 0:
+            return 1.0
+        expected = (2 * seen.generated_tokens - seen.answer_tokens) / begun
+        return max(expected / (seen.answer_tokens / sum(seen.answer_lengths)), 1.0)
+
+    @property
     def mix(self) -> RequestMix | None:
         """The mix of the requests. None if there were too few to compute it."""
         seen = self.counters
@@ -43,6 +60,7 @@ class TrafficMemory:
         answers = lengths_of(seen.answer_lengths, seen.answer_tokens)
         if prompts is None or answers is None:
             return None
+        answers = answers.times(self._unfinished_factor)
         steps = seen.steps
         held = (
             steps.kv_tokens / steps.sequences

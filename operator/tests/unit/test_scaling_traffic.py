@@ -1,0 +1,130 @@
+"""Tests the mean request: outliers, and answers that have not finished yet."""
+
+from dataclasses import replace
+
+import pytest
+
+from llmservice_operator.api.calibration import LENGTH_BUCKETS
+from llmservice_operator.scaling.assess import price_of
+from llmservice_operator.scaling.capacity import sustainable_rate
+from llmservice_operator.scaling.conditions import (
+    EngineLimits,
+    RequestMix,
+    ServiceLevelObjective,
+)
+from llmservice_operator.scaling.lengths import RARE, Lengths
+from llmservice_operator.scaling.signals import Counters
+from llmservice_operator.scaling.traffic import TrafficMemory
+from operator_support.scaling import TRUTH, bucket_of, step_sums
+
+LIMITS = EngineLimits(256, 420_000, 1024)
+SLO = ServiceLevelObjective()
+CHAT = [(100, 40), (400, 200), (900, 120), (1800, 39)]
+"""Lengths of prompts in tokens, with their numbers."""
+
+
+def counters(prompts: list[tuple[int, int]], answer: int = 200) -> Counters:
+    """Return the counters of requests that have all finished."""
+    number, histogram = sum(count for _, count in prompts), [0.0] * LENGTH_BUCKETS
+    for tokens, count in prompts:
+        histogram[bucket_of(tokens)] += count
+    answers = tuple(number if i == bucket_of(answer) else 0 for i in range(LENGTH_BUCKETS))
+    total = sum(tokens * count for tokens, count in prompts)
+    return Counters(
+        arrivals=number,
+        prompt_tokens_arrived=total,
+        prompt_tokens_computed=total,
+        generated_tokens=answer * number,
+        finished=number,
+        prompt_lengths=tuple(histogram),
+        answer_lengths=answers,
+        answer_tokens=answer * number,
+        # A long prompt is in the KV cache for as long as its answer.
+        steps=step_sums((0.0, 1.0, tokens + answer / 2) for tokens, count in prompts[:1]).plus(
+            step_sums((0.0, count, count * (tokens + answer / 2)) for tokens, count in prompts)
+        ),
+    )
+
+
+def mix_of(prompts: list[tuple[int, int]]) -> RequestMix:
+    mix = TrafficMemory(counters(prompts)).mix
+    assert mix is not None
+    return mix
+
+
+def capacity(mix: RequestMix) -> float:
+    return sustainable_rate(mix.usual(), TRUTH, LIMITS, SLO)
+
+
+def test_one_prompt_of_100000_tokens_in_400_requests_hardly_changes_the_capacity() -> None:
+    with_whale = mix_of([*CHAT, (100_000, 1)])
+
+    assert capacity(with_whale) == pytest.approx(capacity(mix_of(CHAT)), rel=0.1)
+    assert sustainable_rate(with_whale, TRUTH, LIMITS, SLO) < 0.5 * capacity(mix_of(CHAT))
+
+
+def test_an_outlier_costs_as_much_more_as_it_has_more_tokens() -> None:
+    plain, with_whale = mix_of(CHAT), mix_of([*CHAT, (100_000, 1)])
+    prices = [price_of(mix, TRUTH, 1.0, capacity(mix)) for mix in (plain, with_whale)]
+
+    assert prices[1].prompt_token == pytest.approx(prices[0].prompt_token, rel=0.1)
+    # The noise of the arrivals includes the outlier, so its arrival is no burst.
+    assert prices[1].spread > 3 * prices[0].spread
+
+
+def test_requests_that_are_no_outliers_all_count() -> None:
+    usual = mix_of(CHAT)
+
+    assert usual.usual() is usual
+
+
+@pytest.mark.parametrize("share", [0.5 * RARE, RARE, 2 * RARE, 0.02])
+def test_outliers_are_left_out_gradually(share: float) -> None:
+    def mean(of_long: float) -> float:
+        lengths = Lengths(((100.0, 1 - of_long), (100_000.0, of_long)))
+        return lengths.without_outliers().mean
+
+    assert mean(share * 1.001) == pytest.approx(mean(share), rel=0.01)
+
+
+def test_at_most_the_rare_share_is_left_out() -> None:
+    kept = Lengths(((100.0, 0.97), (100_000.0, 0.03))).without_outliers()
+
+    assert kept.points[1][1] == pytest.approx((0.03 - RARE) / (1 - RARE))
+
+
+def begun(finished: int, running: int, progress: float) -> Counters:
+    """Return the counters after some answers of 300 tokens, while others are in progress."""
+    done = counters([(400, finished)], answer=300)
+    return replace(
+        done,
+        arrivals=finished + running,
+        prompt_tokens_arrived=400 * (finished + running),
+        prompt_tokens_computed=400 * (finished + running),
+        generated_tokens=done.generated_tokens + progress * running,
+    )
+
+
+def mean_answer(seen: Counters) -> float:
+    mix = TrafficMemory(seen).mix
+    assert mix is not None
+    return mix.answers.mean
+
+
+def test_the_first_answers_to_finish_are_not_taken_for_the_mean_answer() -> None:
+    assert mean_answer(begun(20, 180, 1500)) == pytest.approx((20 * 300 + 180 * 3000) / 200)
+
+
+def test_answers_that_have_just_begun_do_not_lower_the_mean() -> None:
+    assert mean_answer(begun(20, 180, 5)) == pytest.approx(300)
+
+
+def test_requests_that_wait_are_not_taken_for_answers_in_progress() -> None:
+    seen = begun(20, 180, 1500)
+    queued = replace(
+        seen,
+        arrivals=seen.arrivals + 1000,
+        prompt_tokens_arrived=seen.prompt_tokens_arrived + 400_000,
+    )
+
+    assert mean_answer(queued) == pytest.approx(mean_answer(seen))
