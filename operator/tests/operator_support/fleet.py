@@ -112,6 +112,8 @@ class World:
     pods: Pods = field(default_factory=Pods)
     services: list[Manifest] = field(default_factory=lambda: [service()])
     classes: Mapping[str, AcceleratorClass] = field(default_factory=dict)
+    held: dict[Key, int] = field(default_factory=dict)
+    """Requests that the routers of each service hold."""
     leader_is_late: bool = False
     """True if standbys get the leader's reports of one tick ago."""
 
@@ -122,6 +124,7 @@ class World:
             engines or self.pods,
             lambda: NAMESPACES_ONLY,
             self.classes,
+            held_requests=self.held.get,
         )
 
     async def run(self, seconds: float, rate: float, leader: Fleet, *standbys: Fleet) -> None:

@@ -89,6 +89,7 @@ class Server:
     started: float = 0.0
     counters: Counters = field(default_factory=Counters)
     scheduled_at: float | None = None
+    takes_requests: bool = True
 
     def serve(self, counters: Counters) -> None:
         self.counters = self.counters.plus(counters)
@@ -136,6 +137,8 @@ class Service:
     tokens_per_step: float = 1.0
     cached_share: float = 0.0
     """Share of the prompt tokens that the prefix cache saves."""
+    held: int | None = None
+    """Requests that the router holds."""
 
     def run(
         self,
@@ -149,7 +152,9 @@ class Service:
         """Serve `rate` requests per second on all servers together; return the last assessment."""
         for _ in range(int(seconds / TICK)):
             self.now += TICK
-            ready = [s for s in self.servers if s.is_ready and not s.is_draining]
+            ready = [
+                s for s in self.servers if s.is_ready and not s.is_draining and s.takes_requests
+            ]
             for server in ready:
                 done = None if served is None else served / len(ready)
                 counters = load(rate / len(ready), TICK, met=met, served=done)
@@ -171,7 +176,7 @@ class Service:
         reports = tuple(
             server.report(self.now, is_heard=server.name not in silent) for server in self.servers
         )
-        self.state, self.last = assess(self.state, Scrape(self.now, reports), self.slo)
+        self.state, self.last = assess(self.state, Scrape(self.now, reports, self.held), self.slo)
         percent = self.last.demand_percent
         return math.nan if percent is None else percent
 

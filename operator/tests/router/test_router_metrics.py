@@ -143,6 +143,7 @@ async def test_a_held_request_is_shown_while_it_waits_and_its_time_afterwards(
     await bench.pod.tell([])
     posted = asyncio.ensure_future(bench.post({"prompt": "held"}))
     await bench.show("held_requests", 1)
+    assert (await read_status(bench.pod.folder)).report.held_requests == 1
     await bench.pod.tell(bench.replicas, reports=[snapshot(), snapshot()])
     assert await posted == 200
     await bench.show("held_seconds_count", 1)

@@ -69,6 +69,23 @@ async def test_nothing_is_known_in_the_first_minute_or_without_a_ready_replica(
     assert report.kv_cache_percent is None
 
 
+async def test_the_requests_that_the_routers_of_a_service_hold_raise_its_demand(
+    world: World,
+) -> None:
+    world.held[KEY] = 0
+    fleet = world.fleet()
+    await world.run(90, 8, fleet)
+    before = fleet.reports[KEY].demand_percent
+    assert before is not None
+    world.held[KEY] = 900
+
+    await world.run(TICK, 8, fleet)
+
+    after = fleet.reports[KEY].demand_percent
+    assert after is not None
+    assert after > before + 30
+
+
 async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
     world: World,
 ) -> None:

@@ -57,6 +57,8 @@ class World:
     reports: list[tuple[Key, RouterReport]] = field(default_factory=list)
     refusing: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
+    held: dict[str, int] = field(default_factory=dict)
+    """Number of requests that the router at each address holds."""
 
     def add_replica(self, name: str, address: str, key: Key = QWEN, **metadata: Any) -> None:
         self.pods[name] = pod(name, address, {names.SERVICE_LABEL: key[1]}, **metadata)
@@ -76,7 +78,7 @@ class World:
         if address in self.refusing:
             return None
         self.accepted[address].append(listed)
-        return REPORT
+        return REPORT.model_copy(update={"held_requests": self.held.get(address, 0)})
 
     async def read(self, key: Key, report: RouterReport) -> None:
         self.reports.append((key, report))
@@ -141,6 +143,29 @@ async def test_every_router_pod_gets_the_replicas_of_its_own_service(world: Worl
     ]
     assert world.accepted["10.0.1.2"] == [listed]
     assert world.last("10.0.1.3") == ["llama-1"]
+
+
+async def test_the_requests_that_all_routers_of_a_service_hold_are_added_up(world: World) -> None:
+    world.held = {"10.0.1.1": 30, "10.0.1.2": 12}
+    async with informing(world) as updates:
+        assert updates.held_requests(QWEN) is None
+        await eventually_in_loop(lambda: updates.held_requests(QWEN) == 42)
+        await eventually_in_loop(lambda: updates.held_requests(LLAMA) == 0)
+        world.refusing = {"10.0.1.1"}
+        world.add_replica("qwen-2", "10.0.0.3")
+        updates.note(QWEN)
+        await eventually_in_loop(lambda: updates.held_requests(QWEN) == 12)
+        assert updates.held_requests(("team", "other")) is None
+
+
+async def test_a_router_that_holds_requests_reports_more_often(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD_REPORT_SECONDS", 0.01)
+    world.held = {"10.0.1.1": 1}
+    async with informing(world):
+        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] > 5)
+    assert world.attempts["10.0.1.2"] == 1
 
 
 async def test_a_change_is_sent_once_and_only_to_the_routers_of_its_service(world: World) -> None:

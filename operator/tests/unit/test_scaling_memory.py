@@ -107,7 +107,7 @@ def test_replicas_that_usually_wait_for_a_node_are_requested_that_much_earlier()
         ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=50 + i)))
     price = Price(1.0, 0.0, 0.1, 1.0, 1.0, 1.0)
 
-    early, late = (demand(ledger, price, 0, 9, 60.0, wait).trend for wait in (75.0, 0.0))
+    early, late = (demand(ledger, price, (), 0, 9, 60.0, wait).trend for wait in (75.0, 0.0))
 
     assert early == pytest.approx(2 * late)
     assert late > 0

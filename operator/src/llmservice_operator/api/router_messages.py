@@ -56,8 +56,14 @@ class RefusedRequest(Fields):
     """Time in seconds for which the router still refuses the request."""
 
 
+MOST_HELD: Final = 1_000_000
+"""Largest number of held requests in a report."""
+
+
 class RouterReport(Fields):
     """The report of a router pod."""
 
     refused_requests: Annotated[tuple[RefusedRequest, ...], Field(max_length=MOST_REFUSED)] = ()
     """The requests that were refused most recently."""
+    held_requests: Annotated[int, Field(ge=0, le=MOST_HELD)] = 0
+    """Number of requests that wait in this router pod for a replica."""

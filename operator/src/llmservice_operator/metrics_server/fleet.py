@@ -88,11 +88,13 @@ class Fleet:
         external_metrics: Callable[[], ExternalMetrics],
         classes: Mapping[str, AcceleratorClass],
         scraped: Callable[[int, int], None] = lambda answered, failed: None,
+        held_requests: Callable[[Key], int | None] = lambda key: None,
     ) -> None:
         """`classes` are the accelerator classes of the administrator, by name.
 
         `scraped` is called in each round with the numbers of replicas that answered and that did
-        not.
+        not. `held_requests` returns how many requests the routers of a service hold; None if that
+        is unknown, or without a router.
         """
         self.reports: dict[Key, LoadReport] = {}
         self.lags = False
@@ -106,6 +108,7 @@ class Fleet:
         self._external_metrics = external_metrics
         self._classes = classes
         self._scraped = scraped
+        self._held_requests = held_requests
 
     @property
     def learned(self) -> dict[Key, Calibration]:
@@ -223,7 +226,11 @@ class Fleet:
             if name in replicas_by_name
         }
         self._read_spec(service, manifest)
-        scrape = Scrape(at, tuple(scaling_view(it, answers.get(it.name)) for it in replicas))
+        scrape = Scrape(
+            at,
+            tuple(scaling_view(it, answers.get(it.name)) for it in replicas),
+            self._held_requests(key),
+        )
         aim = service.objective, service.target_percent
         reported_before = service.state.reported_percent
         service.state, assessment = assess(service.state, scrape, *aim)

@@ -104,6 +104,7 @@ class MetricsServer:
             lambda: registration.state if registration else NAMESPACES_ONLY,
             settings.accelerator_classes,
             metrics.scraped,
+            updates.held_requests,
         )
         metrics.read_reports(lambda: fleet.reports)
         metrics.read_leadership(settings.lease_name, self._is_leader)

@@ -41,6 +41,9 @@ PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 accepts the list."""
 REPORT_SECONDS: Final = 15.0
 """Time in seconds between two reports of a router."""
+HELD_REPORT_SECONDS: Final = 5.0
+"""Time in seconds between two reports of a router that holds requests. They are a load, which is
+computed in rounds of this length."""
 TIMEOUT_SECONDS: Final = 3.0
 CONNECTIONS: Final = 100
 LONGEST_REPORT: Final = 64 * 1024
@@ -63,6 +66,8 @@ class _Router:
     is_changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the list differs from the one that was sent last."""
     informing: asyncio.Task[None] | None = None
+    held_requests: int | None = None
+    """Requests that the router held at its last report. None if it does not answer."""
 
 
 class RouterUpdates:
@@ -86,6 +91,12 @@ class RouterUpdates:
         """Router pods of each service, by the pod's UID and the restarts of its container."""
         self._changed: set[Key] = set()
         self._is_changed = asyncio.Event()
+
+    def held_requests(self, key: Key) -> int | None:
+        """Return how many requests the routers of a service hold; None if none of them answers."""
+        reported = [each.held_requests for each in self._routers.get(key, {}).values()]
+        known = [held for held in reported if held is not None]
+        return sum(known) if known else None
 
     def note(self, key: Key) -> None:
         """Note that an object of a service has changed."""
@@ -150,11 +161,13 @@ class RouterUpdates:
             router.is_changed.clear()
             report = await self._send(router.address, router.wanted)
             if report is not None:
-                failures, pause = 0, REPORT_SECONDS
+                router.held_requests = report.held_requests
+                failures, pause = 0, HELD_REPORT_SECONDS if report.held_requests else REPORT_SECONDS
                 await self._on_report(key, report)
             else:
                 pause = self._pauses[min(failures, len(self._pauses) - 1)]
                 failures += 1
+                router.held_requests = None
             if failures == len(self._pauses):
                 logger.warning(
                     "the router pod at %s of %s/%s takes no list of replicas; its own search is "

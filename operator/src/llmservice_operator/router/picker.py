@@ -135,7 +135,8 @@ class Picker:
                 refused_requests=tuple(
                     RefusedRequest(digest=digest.hex(), seconds_left=left)
                     for digest, left in refused
-                )
+                ),
+                held_requests=len(parts.chooser.holding),
             ),
         )
 

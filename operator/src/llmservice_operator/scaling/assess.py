@@ -14,7 +14,15 @@ from llmservice_operator.scaling.capacity import LeastLimits, least_limits, sust
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.conditions import EngineLimits, RequestMix, ServiceLevelObjective
-from llmservice_operator.scaling.demand import STEADY_SECONDS, Demand, Price, burst_of, demand
+from llmservice_operator.scaling.demand import (
+    STEADY_SECONDS,
+    Demand,
+    Price,
+    Queue,
+    burst_of,
+    demand,
+    load_of,
+)
 from llmservice_operator.scaling.ledger import Ledger
 from llmservice_operator.scaling.misses import misses
 from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
@@ -146,7 +154,7 @@ def assess(
     usual = mix.usual()
     rate = sustainable_rate(usual, state.fit.model, limits, slo)
     price = price_of(mix, state.fit.model, _computed_share(state), rate * state.factor.value)
-    state, parts, percent = _demand(state, price, scrape, ready, fresh, target_percent)
+    state, parts, percent = _demand(state, price, scrape, ready, target_percent)
     minute = tracking.ledger.last(STEADY_SECONDS).done
     if is_starting:
         # A scale-up that is already certain does not wait for the rest of the minute.
@@ -198,7 +206,9 @@ def assess(
 
 def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
     """Add the reports to the state."""
-    tracking, added = state.tracking.add(scrape, state.engine_since)
+    tracking, added = state.tracking.add(
+        scrape, state.traffic.mean_prompt_tokens, state.engine_since
+    )
     state = replace(
         state,
         tracking=tracking,
@@ -239,7 +249,6 @@ def _demand(
     price: Price,
     scrape: Scrape,
     ready: list[ReplicaReport],
-    fresh: list[Snapshot],
     target_percent: float,
 ) -> tuple[ScalingState, Demand, float]:
     """Return the parts of the likely demand, and the percent to report.
@@ -249,17 +258,30 @@ def _demand(
     cause a scale-up.
     """
     tracking, starts = state.tracking, state.cold_starts
-    known = [it for r in ready if (it := tracking.snapshots.get(r.name)) is not None]
+    mean = load_of(tracking.ledger, price) / len(ready)
 
-    def of(ledger: Ledger, snapshots: list[Snapshot]) -> Demand:
-        queued = sum(snapshot.waiting for snapshot in snapshots)
-        return demand(ledger, price, queued, len(ready), starts.estimate, starts.node_wait)
+    def queue(name: str) -> Queue:
+        rates = tracking.rates.get(name)
+        arriving = mean if rates is None else price.arriving(rates)
+        return Queue(tracking.snapshots[name].waiting, arriving)
 
-    likely = of(tracking.likely(), known)
+    def of(ledger: Ledger, names: list[str]) -> Demand:
+        return demand(
+            ledger,
+            price,
+            map(queue, names),
+            tracking.held_requests or 0,
+            len(ready),
+            starts.estimate,
+            starts.node_wait,
+        )
+
+    likely = of(tracking.likely(), [r.name for r in ready if r.name in tracking.snapshots])
     if not tracking.silent and not tracking.unmeasured:
         return replace(state, reported_percent=likely.percent), likely, likely.percent
-    measured = of(tracking.ledger, fresh).percent
     missing = {r.name for r in ready if _fresh_snapshot(state, r, scrape.at) is None}
+    answering = [r.name for r in ready if r.name not in missing]
+    measured = of(tracking.ledger, answering).percent
     busy = measured + target_percent * len(missing | tracking.unmeasured)
     most = max(target_percent * len(ready), state.reported_percent)
     return state, likely, max(measured, min(max(likely.percent, busy), most))

@@ -5,9 +5,11 @@ immediately and in full, even if too few replicas are ready to serve it.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
+from llmservice_operator.scaling.signals import Flow
 
 STEADY_SECONDS = 60.0
 """Time span in seconds over which the steady load is measured."""
@@ -49,11 +51,14 @@ class Price:
     """Root mean square of the work of a request, divided by the mean work. It is 1 if all requests
     are alike."""
 
+    def arriving(self, rates: Flow) -> float:
+        """Return how many replicas arrivals at these rates per second keep busy."""
+        prompts = rates.prompt_tokens_arrived * self.computed_share * self.prompt_token
+        return prompts + rates.arrivals * self.mean_answer * self.answer_token
+
     def arrived(self, tick: Tick) -> float:
         """Return how many replicas the arrivals of this span keep busy."""
-        done = tick.done
-        prompts = done.prompt_tokens_arrived * self.computed_share * self.prompt_token
-        return (prompts + done.arrivals * self.mean_answer * self.answer_token) / tick.seconds
+        return self.arriving(tick.done) / tick.seconds
 
     def served(self, tick: Tick) -> float:
         """Return how many replicas the work done in this span kept busy."""
@@ -76,29 +81,52 @@ class Demand:
         return 100 * (self.load + self.trend + self.backlog)
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The requests that wait in one replica."""
+
+    requests: float
+    arriving: float
+    """Load that arrives at this replica, in replicas at full capacity."""
+
+    def movable_seconds(self, price: Price, seconds: float) -> float:
+        """Return the part of the queue, in replica-seconds, that new replicas shorten within this
+        time.
+
+        The requests stay in their replica. New replicas only take over requests that would arrive
+        behind them.
+        """
+        queued = self.requests * price.request - NORMAL_QUEUE_SECONDS
+        return max(0.0, min(queued, self.arriving * seconds))
+
+
 def demand(
     ledger: Ledger,
     price: Price,
-    queued: float,
+    queues: Iterable[Queue],
+    held: float,
     ready: int,
     cold_start_seconds: float,
     node_wait_seconds: float = 0.0,
 ) -> Demand:
-    """Return the demand, with `queued` requests waiting for `ready` replicas.
+    """Return the demand, with the `queues` of `ready` replicas.
 
-    A rise of the load is extended over the time until a replica that is requested now serves. This
-    time includes the usual wait for a node.
+    `held` is the number of requests that wait in a router, which any new replica takes. A rise of
+    the load is extended over the time until a replica that is requested now serves. This time
+    includes the usual wait for a node.
     """
     load = load_of(ledger, price)
     horizon = node_wait_seconds + cold_start_seconds + REACTION_SECONDS
-    queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
+    drain = max(SHORTEST_DRAIN_SECONDS, cold_start_seconds)
+    movable = sum(queue.movable_seconds(price, drain) for queue in queues)
+    queue_seconds = held * price.request + movable
     # New replicas begin to serve one cold start from now. The present shortfall predicts the queue
     # at that time. Waiting until the queue exists would cost a second cold start.
     shortfall_seconds = max(0.0, load - ready) * cold_start_seconds
     return Demand(
         load,
         min(max(0.0, trend_of(ledger, price)) * horizon, load),
-        max(queue_seconds, shortfall_seconds) / max(SHORTEST_DRAIN_SECONDS, cold_start_seconds),
+        max(queue_seconds, shortfall_seconds) / drain,
     )
 
 

@@ -188,3 +188,6 @@ class Scrape:
 
     at: float
     replicas: tuple[ReplicaReport, ...]
+    held_requests: int | None = None
+    """Requests that the router holds, so that no replica has counted them yet. None without a
+    router, and while the number is unknown."""

@@ -55,9 +55,16 @@ class Tracking:
     """Replicas that served before their first report, with the time of that report."""
     ledger: Ledger = field(default_factory=Ledger)
     """Work that reports have confirmed."""
+    held_requests: int | None = None
+    """Requests that the router holds. None as long as the number was never known."""
 
-    def add(self, scrape: Scrape, engine_since: float = -math.inf) -> tuple["Tracking", Increment]:
+    def add(
+        self, scrape: Scrape, mean_prompt_tokens: float = 0.0, engine_since: float = -math.inf
+    ) -> tuple["Tracking", Increment]:
         """Add one scrape. A repeated scrape changes nothing.
+
+        A request that the router holds has arrived, and is counted with the mean length of a
+        prompt. It is subtracted when a replica counts it.
 
         Once a replica exists that was created at or after `engine_since`, the step model learns
         only from such replicas.
@@ -98,11 +105,20 @@ class Tracking:
         ledger = self.ledger
         if seconds > 0 and answered:
             # The load during a time without any answer is unknown, so that time is left out.
-            ledger = ledger.add(Tick(scrape.at, seconds)).spread(spans)
+            begun = self._begun_to_wait(scrape)
+            waiting = Tally(arrivals=begun, prompt_tokens_arrived=begun * mean_prompt_tokens)
+            ledger = ledger.add(Tick(scrape.at, seconds, waiting)).spread(spans)
         serving = self._serving(scrape)
         silent = frozenset(serving) - answered
-        after_it = Tracking(scrape.at, snapshots, rates, serving, silent, late, ledger)
+        held = self.held_requests if scrape.held_requests is None else scrape.held_requests
+        after_it = Tracking(scrape.at, snapshots, rates, serving, silent, late, ledger, held)
         return after_it, Increment(seconds, total, learnable, bool(answered))
+
+    def _begun_to_wait(self, scrape: Scrape) -> int:
+        """Return by how many requests the router holds more than at the previous scrape."""
+        if self.held_requests is None or scrape.held_requests is None:
+            return 0
+        return scrape.held_requests - self.held_requests
 
     def likely(self) -> Ledger:
         """Return the ledger with estimates.

@@ -29,6 +29,12 @@ class TrafficMemory:
         return TrafficMemory(counters.plus(self.counters, kept))
 
     @property
+    def mean_prompt_tokens(self) -> float:
+        """Mean length of a prompt in tokens. 0 before the first prompt."""
+        prompts = sum(self.counters.prompt_lengths)
+        return self.counters.prompt_tokens_arrived / prompts if prompts > 0 else 0.0
+
+    @property
     def computed_share(self) -> float:
         """Share of the prompt tokens that the prefix cache does not save."""
         return self.counters.computed_share
