@@ -113,6 +113,7 @@ class UsageReport(_Answer):
     max_sequences: Annotated[int, Field(ge=0)]
     max_step_tokens: Annotated[int, Field(ge=0)]
     engines: Annotated[int, Field(ge=1)] = 1
+    pipeline_stages: Annotated[int, Field(ge=1)] = 1
     phase: Annotated[str, Field(max_length=32)]
     draining: bool = False
     replica: ReplicaIdentity | None = None
@@ -133,6 +134,7 @@ class UsageReport(_Answer):
             max_sequences=self.max_sequences,
             max_step_tokens=self.max_step_tokens,
             engines=self.engines,
+            pipeline_stages=self.pipeline_stages,
             queued_prompt_tokens=self.queued_prompt_tokens,
             left_prompt_tokens=self.left_prompt_tokens,
         )

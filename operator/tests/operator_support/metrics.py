@@ -38,6 +38,7 @@ class Engine:
     phase: str = "ready"
     waiting: int = 0
     engines: int = 1
+    pipeline_stages: int = 1
     duty_cycle: float | None = None
     download: tuple[int, int] | None = None
     is_silent: bool = False
@@ -62,6 +63,7 @@ class Engine:
             "maxSequences": 256,
             "maxStepTokens": 1024,
             "engines": self.engines,
+            "pipelineStages": self.pipeline_stages,
             "phase": self.phase,
         }
         return (

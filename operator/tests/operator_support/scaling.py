@@ -86,6 +86,7 @@ class Server:
     ready_at: float = 0.0
     waiting: int = 0
     engines: int = 1
+    pipeline_stages: int = 1
     started: float = 0.0
     counters: Counters = field(default_factory=Counters)
     scheduled_at: float | None = None
@@ -113,6 +114,7 @@ class Server:
             256,
             1024,
             self.engines,
+            pipeline_stages=self.pipeline_stages,
         )
         return ReplicaReport(
             self.name,

@@ -31,6 +31,7 @@ async def metrics() -> AsyncIterator[EngineMetrics]:
 
 async def test_a_ready_server_reports_its_counters(engine: Engine, metrics: EngineMetrics) -> None:
     engine.started, engine.duty_cycle, engine.waiting, engine.engines = 900.0, 88.0, 3, 2
+    engine.pipeline_stages = 4
 
     answer = await metrics.ask(engine.address, is_ready=True)
 
@@ -39,6 +40,7 @@ async def test_a_ready_server_reports_its_counters(engine: Engine, metrics: Engi
     assert (answer.snapshot.at, answer.snapshot.started) == (1000.0, 900.0)
     assert (answer.snapshot.waiting, answer.snapshot.max_sequences) == (3, 256)
     assert answer.snapshot.engines == 2
+    assert answer.snapshot.pipeline_stages == 4
     assert answer.snapshot.counters.arrivals > 0
     assert answer.snapshot.counters.steps.steps > 0
     assert answer.gpu_duty_cycle_percent == 88.0
@@ -62,6 +64,7 @@ async def test_a_server_that_is_too_old_for_latencies_and_engines_is_understood(
 ) -> None:
     told = engine.autoscale()
     del told["counters"]["ttftMilliseconds"], told["counters"]["itlMilliseconds"], told["engines"]
+    del told["pipelineStages"]
     monkeypatch.setattr(engine, "autoscale", lambda: told)
 
     answer = await metrics.ask(engine.address, is_ready=True)
@@ -69,6 +72,7 @@ async def test_a_server_that_is_too_old_for_latencies_and_engines_is_understood(
     assert answer is not None
     assert answer.latencies is None
     assert answer.snapshot.engines == 1
+    assert answer.snapshot.pipeline_stages == 1
 
 
 async def test_a_server_tells_who_it_is_and_what_it_has_left(

@@ -41,6 +41,17 @@ def test_two_engines_in_each_replica_halve_the_demand() -> None:
     assert demand_of(parallel.run(300, rate=14).demand_percent) == pytest.approx(one / 2, rel=0.02)
 
 
+def test_each_stage_of_a_pipeline_computes_a_batch_of_its_own() -> None:
+    plain, staged = service(2), service(2)
+    for server in staged.servers:
+        server.pipeline_stages = 2
+
+    one, two = (each.run(300, rate=14) for each in (plain, staged))
+
+    assert one.capacity is not None
+    assert two.capacity == pytest.approx(2 * one.capacity, rel=0.05)
+
+
 def test_drafts_that_are_accepted_make_a_replica_sustain_more() -> None:
     plain, speculating = service(), service()
     speculating.tokens_per_step = 2

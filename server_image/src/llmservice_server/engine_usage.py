@@ -56,6 +56,9 @@ class EngineLimits:
     kv_capacity_tokens: float = 0
     engines: int = 1
     """Number of engines. It exceeds 1 only with data parallelism."""
+    pipeline_stages: int = 1
+    """Number of batches that each engine computes at the same time, one in each stage of the
+    pipeline. A sequence is in one of them."""
 
 
 @dataclass
@@ -232,11 +235,13 @@ class EngineUsage:
         if scheduler is not None and scheduler.num_running_reqs <= sequences + begun_to_decode:
             # Every running sequence has its first token, so no prompt is in progress.
             state.progress.clear()
-        seconds = _step_seconds(gaps, state.next_began, now)
+        stages = self.limits.pipeline_stages
+        # With several batches in progress, a step begins long before the previous one ends.
+        seconds = _step_seconds(gaps, state.next_began if stages == 1 else None, now)
         # Sequences without a new token are being recomputed after they lost their KV cache. A step
         # with only such sequences is left out.
         if (prefill or gaps) and seconds is not None:
-            read = state.kv_tokens if sequences else 0.0
+            read = state.kv_tokens / stages if sequences else 0.0
             self.counters.step(prefill, sequences, read, seconds)
             self.counters.decoded_tokens += decoded
         state.next_began = None
@@ -288,6 +293,7 @@ class EngineUsage:
             "kvTokens": sum(engine.kv_tokens for engine in engines),
             "kvCapacityTokens": self.limits.engines * self.limits.kv_capacity_tokens,
             "engines": self.limits.engines,
+            "pipelineStages": self.limits.pipeline_stages,
             "maxSequences": self.limits.max_sequences,
             "maxStepTokens": self.limits.max_step_tokens,
             **({} if adapters is None else {"adapters": adapters}),

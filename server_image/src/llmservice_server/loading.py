@@ -217,7 +217,8 @@ def refuse_undividable_heads(configuration: Any) -> None:
 def _limits(llm: Any) -> EngineLimits:
     """Return the limits of the running engines. The size of their KV cache is known by now."""
     cache, scheduling = llm.vllm_config.cache_config, llm.vllm_config.scheduler_config
-    engines = llm.vllm_config.parallel_config.data_parallel_size
+    split = llm.vllm_config.parallel_config
+    engines = split.data_parallel_size
     return EngineLimits(
         max_sequences=scheduling.max_num_seqs,
         max_step_tokens=scheduling.max_num_batched_tokens,
@@ -225,6 +226,7 @@ def _limits(llm: Any) -> EngineLimits:
         kv_capacity_tokens=getattr(cache, "kv_cache_size_tokens", None)
         or cache.num_gpu_blocks * cache.block_size / engines,
         engines=engines,
+        pipeline_stages=split.pipeline_parallel_size,
     )
 
 

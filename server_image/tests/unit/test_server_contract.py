@@ -175,7 +175,7 @@ async def test_a_replica_names_its_service_to_the_health_check_of_a_router(
 
 async def test_the_metrics_server_reads_every_field_that_the_server_reports() -> None:
     usage = EngineUsage(Objectives(ttft=0.5, itl=0.05), now=lambda: 1000.0)
-    usage.limits = EngineLimits(16, 2048, 1000, engines=2)
+    usage.limits = EngineLimits(16, 2048, 1000, engines=2, pipeline_stages=2)
     usage.unfinished = lambda: 3
     usage.prompts = lambda: [100, 20]
     usage.gpu_duty_cycle_percent = lambda: 90.0

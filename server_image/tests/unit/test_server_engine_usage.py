@@ -156,6 +156,33 @@ def test_each_engine_has_steps_of_its_own_and_the_report_has_them_together() -> 
     assert (report["kvTokens"], report["kvCapacityTokens"], report["engines"]) == (850, 2000, 2)
 
 
+def test_a_step_of_a_pipeline_reads_the_kv_tokens_of_its_own_batch() -> None:
+    engine = Engine()
+    engine.usage.limits = EngineLimits(16, 2048, 1000, pipeline_stages=2)
+    engine.arrive(500)
+    engine.usage.record(Scheduler(6, 0, 0.5), None)
+    engine.seconds += 0.01
+    engine.usage.record(Scheduler(6, 0, 0.5), Iteration(Prompt(), 3, [0.02] * 3))
+
+    # Two batches share 500 KV tokens. A token takes as long as a pass through the whole pipeline.
+    steps = {"moments": pytest.approx(sums_of((1, 0, 3, 250, 0.02)))}
+    assert counters(engine)["steps"] == steps
+    assert engine.usage.report()["pipelineStages"] == 2
+
+
+def test_a_prefill_in_a_pipeline_teaches_nothing_because_its_step_began_before_the_last_ended() -> (
+    None
+):
+    engine = Engine()
+    engine.usage.limits = EngineLimits(16, 2048, 1000, pipeline_stages=2)
+    engine.arrive(500)
+    engine.usage.record(Scheduler(1), None)
+    engine.seconds += 0.01
+    engine.usage.record(Scheduler(1, 0, 0.1, StepDetails(400, 0)), None)
+
+    assert counters(engine)["steps"] == {"moments": [0.0] * 15}
+
+
 def test_a_step_that_computes_a_sequence_anew_teaches_nothing() -> None:
     engine = Engine()
     engine.arrive(30)

@@ -302,10 +302,10 @@ def _computed_share(state: ScalingState) -> float:
 def _limits(snapshots: list[Snapshot]) -> EngineLimits:
     """Return the smallest value of each limit over all replicas."""
     return EngineLimits(
-        min(snapshot.max_sequences for snapshot in snapshots),
-        min(snapshot.kv_capacity_tokens / snapshot.engines for snapshot in snapshots),
-        min(snapshot.max_step_tokens for snapshot in snapshots),
-        min(snapshot.engines for snapshot in snapshots),
+        min(max(it.max_sequences // it.pipeline_stages, 1) for it in snapshots),
+        min(it.kv_capacity_tokens / it.engines / it.pipeline_stages for it in snapshots),
+        min(it.max_step_tokens for it in snapshots),
+        min(it.engines * it.pipeline_stages for it in snapshots),
     )
 
 

@@ -25,7 +25,11 @@ class ServiceLevelObjective:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Limits of one engine, and the number of engines that share the requests of a replica."""
+    """Limits of one engine, and the number of engines that share the requests of a replica.
+
+    Each of the batches that an engine with a pipeline computes at the same time counts as an engine
+    with its share of the sequences and of the KV cache.
+    """
 
     max_sequences: int
     kv_capacity_tokens: float

@@ -157,6 +157,9 @@ class Snapshot:
     left_prompt_tokens: float | None = None
     """`queued_prompt_tokens`, plus the tokens still to be computed in the prompts that the engines
     have begun. None if the server does not report them."""
+    pipeline_stages: int = 1
+    """Number of batches that each engine computes at the same time. With pipeline parallelism,
+    each stage computes another batch, and a sequence is in one batch."""
 
     def since(self, before: "Snapshot") -> Counters:
         """Return the amounts counted after `before`, an earlier report of the same model server."""
