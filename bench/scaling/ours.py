@@ -14,6 +14,7 @@ from llmservice_operator.scaling.calibration import (
     calibration_of,
     has_moved,
     resumed,
+    shortest_period,
 )
 from llmservice_operator.scaling.hpa import Behavior, HpaSpec, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
@@ -28,8 +29,6 @@ from scaling.simulation import Pod, Simulation
 
 SCRAPE_SECONDS = 5
 SYNC_SECONDS = 15
-STORE_SECONDS = 600.0
-"""Least time in seconds between two writes of the calibration into the status."""
 PATCH_SECONDS = 300.0
 """Least time in seconds between two changes of the HPA's behavior by the operator."""
 
@@ -90,7 +89,7 @@ class Ours:
 
     def _store(self, now: float, learned: Calibration | None) -> None:
         """Keep the calibration as the leader writes it into the status."""
-        if learned is None or now < self.stored_at + STORE_SECONDS:
+        if learned is None or now < self.stored_at + shortest_period(learned):
             return
         if self.stored is None or has_moved(learned, self.stored):
             self.stored, self.stored_at = learned, now

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingMetric
-from llmservice_operator.api.calibration import Calibration
+from llmservice_operator.api.calibration import Calibration, UnmetDemand
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
@@ -153,6 +153,22 @@ async def test_a_calibration_is_written_at_once_and_then_on_a_change_after_ten_m
     assert manifest["status"].keys() == {"autoscaling"}
     assert manifest["status"]["autoscaling"].keys() == {"calibration"}
     assert stored_calibration(manifest) == moved(1.06)
+
+
+async def test_an_unmet_demand_is_written_within_a_minute_and_its_absence_as_no_field() -> None:
+    cluster = Written()
+    store = CalibrationStore(cast(Cluster, cluster))
+    unmet = UnmetDemand(percent=400.0, at=50.0)
+    learned = CALIBRATION.model_copy(update={"unmet_demand": unmet})
+    await store.write(0, {KEY: CALIBRATION}, services())
+    await store.write(55, {KEY: learned}, services(CALIBRATION))
+    assert len(cluster.applied) == 1
+
+    await store.write(60, {KEY: learned}, services(CALIBRATION))
+    before, after = (
+        manifest["status"]["autoscaling"]["calibration"] for manifest, _ in cluster.applied
+    )
+    assert after == before | {"unmetDemand": {"percent": 400.0, "at": 50.0}}
 
 
 async def test_the_last_calibration_is_written_before_ten_minutes_are_over_if_it_moved() -> None:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.api.calibration import LENGTH_BUCKETS, Calibration
+from llmservice_operator.api.calibration import LENGTH_BUCKETS, Calibration, UnmetDemand
 from llmservice_operator.scaling.assess import ScalingState
 from llmservice_operator.scaling.calibration import (
     calibration_of,
     has_moved,
     resumed,
+    shortest_period,
     with_calibration,
 )
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
@@ -261,6 +262,50 @@ def test_a_new_metrics_server_answers_at_once_if_the_replicas_clearly_do_not_suf
     assert seen.demand_percent is None or seen.demand_percent > 4 * 85
 
 
+def test_a_demand_that_was_unmet_before_a_restart_is_answered_at_once() -> None:
+    before = service(2)
+    before.run(300, rate=14)
+    burst = before.run(15, rate=80).demand_percent
+    learned = calibration_of(before.state)
+    assert learned is not None
+    assert learned.unmet_demand is not None
+    assert shortest_period(learned) < 120
+    state = resumed(ScalingState(StepModelFit(TRUTH)), learned)
+    running = Service([replace(server) for server in before.servers], before.now + 10, state)
+
+    # The first scrape contains no difference of two reports yet.
+    seen = running.run(5, rate=80)
+
+    assert (seen.demand_percent, seen.missing) == (burst, None)
+
+
+def test_an_unmet_demand_is_forgotten_when_it_is_met_or_old() -> None:
+    before = service(2)
+    before.run(300, rate=14)
+    before.run(15, rate=80)
+    learned = calibration_of(before.state)
+    assert learned is not None
+
+    def answer(replicas: int, later: float) -> float | None:
+        state = resumed(ScalingState(StepModelFit(TRUTH)), learned)
+        servers = [Server(f"pod-{i}") for i in range(replicas)]
+        return Service(servers, before.now + later, state).run(5, rate=14).demand_percent
+
+    assert answer(2, 10) is not None
+    assert answer(2, 200) is None
+    assert answer(30, 10) is None
+
+
+def test_a_demand_that_the_replicas_meet_is_not_stored() -> None:
+    running = service(2)
+    running.run(300, rate=14)
+    learned = calibration_of(running.state)
+
+    assert learned is not None
+    assert learned.unmet_demand is None
+    assert shortest_period(learned) == 600
+
+
 def test_a_calibration_holds_the_tokens_per_step_of_speculation() -> None:
     speculating = service()
     speculating.tokens_per_step = 1.8
@@ -291,3 +336,4 @@ def test_a_calibration_has_moved_when_a_number_that_decides_did() -> None:
     assert not has_moved(with_change(capacity_factor=0.96), learned)
     assert has_moved(with_change(capacity_factor=0.94), learned)
     assert has_moved(with_change(cold_start_seconds=(60.0,)), learned)
+    assert has_moved(with_change(unmet_demand=UnmetDemand(percent=400, at=1000)), learned)

@@ -21,6 +21,15 @@ Histogram = Annotated[
 ]
 
 
+class UnmetDemand(Fields):
+    """A demand that exceeded the Ready replicas."""
+
+    percent: Learned
+    """Demand in percent of one replica."""
+    at: Learned
+    """Time at which the demand was computed, in seconds since 1970."""
+
+
 class Calibration(Fields):
     """Measurements from which a new metrics server computes the same demand as the earlier one."""
 
@@ -59,3 +68,6 @@ class Calibration(Fields):
     tokens_per_step: Learned = 1.0
     """Mean number of tokens that the engine adds to a running request in one step; above 1 with
     speculative decoding."""
+    unmet_demand: UnmetDemand | None = None
+    """Demand that exceeded the Ready replicas when the calibration was stored; absent if they
+    sufficed. A metrics server that starts within two minutes answers with it immediately."""

@@ -12,17 +12,13 @@ from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.kinds import LLMSERVICES
-from llmservice_operator.scaling.calibration import has_moved
+from llmservice_operator.scaling.calibration import has_moved, shortest_period
 
 logger = logging.getLogger(__name__)
 
-SHORTEST_PERIOD_SECONDS = 600.0
-"""Shortest time in seconds between two writes of a calibration. Learning changes it constantly, and
-the API server need not store every change."""
-
 
 class CalibrationStore:
-    """Writes calibrations that have changed, at most every ten minutes for each service."""
+    """Writes calibrations that have changed, at most once in their shortest period."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -47,7 +43,7 @@ class CalibrationStore:
         for key, calibration in learned.items():
             # Without autoscaling, the calibration is not needed after a restart.
             is_scaled = key in services and "autoscaling" in services[key]["spec"]
-            period = 0.0 if is_last else SHORTEST_PERIOD_SECONDS
+            period = 0.0 if is_last else shortest_period(calibration)
             if is_scaled and self._is_due(services[key], calibration, at, period):
                 await self._write(services[key]["metadata"], calibration, at)
 
@@ -64,7 +60,7 @@ class CalibrationStore:
         return stored is None or has_moved(learned, written)
 
     async def _write(self, metadata: Mapping[str, Any], learned: Calibration, at: float) -> None:
-        calibration = learned.model_dump(by_alias=True, mode="json")
+        calibration = learned.model_dump(by_alias=True, mode="json", exclude_none=True)
         try:
             await self._cluster.apply_status(
                 {

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from llmservice_operator.api.calibration import UnmetDemand
 from llmservice_operator.scaling.capacity import LeastLimits, least_limits, sustainable_rate
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
@@ -42,6 +43,9 @@ was watched for STEADY_SECONDS."""
 GAP_SECONDS = 30.0
 """Time in seconds without a known demand after which a scale-down waits for a whole window again.
 The HorizontalPodAutoscaler does not remember more than its recommendations."""
+
+CARRIED_SECONDS = 120.0
+"""Greatest age in seconds of an unmet demand with which a new process answers."""
 
 FRESH_SECONDS = 15.0
 """Greatest age in seconds of a usable snapshot. A replica without a usable snapshot is missing."""
@@ -82,6 +86,8 @@ class ScalingState:
     infinite if an earlier process knew it."""
     resumed_at: float = -math.inf
     """Time of the first known demand after the last gap."""
+    unmet_demand: UnmetDemand | None = None
+    """Last known demand, if it exceeded the Ready replicas."""
 
     def with_new_engine(self, since: float, guess: StepModel) -> "ScalingState":
         """Return the state for a new engine. The learned step times become the prior."""
@@ -121,7 +127,28 @@ def assess(
     slo: ServiceLevelObjective,
     target_percent: float = TARGET_PERCENT,
 ) -> tuple[ScalingState, Assessment]:
-    """Learn from a scrape, and return the new state and the assessment."""
+    """Learn from a scrape, and return the new state and the assessment.
+
+    In the first minute of a process, the demand that an earlier process left unmet still applies.
+    """
+    state, seen = _assess(state, scrape, slo, target_percent)
+    unmet = state.unmet_demand
+    if unmet is None or not _is_starting(state, scrape) or scrape.at > unmet.at + CARRIED_SECONDS:
+        return state, seen
+    ready = sum(it.is_ready and not it.is_draining for it in scrape.replicas)
+    if ready == 0 or unmet.percent <= max(target_percent * ready, seen.demand_percent or 0.0):
+        return state, seen
+    return state, replace(seen, demand_percent=unmet.percent, missing=None)
+
+
+def _is_starting(state: ScalingState, scrape: Scrape) -> bool:
+    """Return whether the service has been watched for less than STEADY_SECONDS."""
+    return state.first_at is None or scrape.at < state.first_at + STEADY_SECONDS - 1e-6
+
+
+def _assess(
+    state: ScalingState, scrape: Scrape, slo: ServiceLevelObjective, target_percent: float
+) -> tuple[ScalingState, Assessment]:
     state = _learn(state, scrape)
     tracking = state.tracking
     ready = [r for r in scrape.replicas if r.is_ready and not r.is_draining]
@@ -138,7 +165,7 @@ def assess(
     )
     starting = replace(unknown, missing=Missing.STARTING)
     mix = state.traffic.mix
-    is_starting = state.first_at is None or scrape.at < state.first_at + STEADY_SECONDS - 1e-6
+    is_starting = _is_starting(state, scrape)
     # A prior is no ground for an early answer, but a stored calibration is.
     is_resumed = state.known_at == -math.inf or state.resumed_at > -math.inf
     if is_starting and not (is_resumed and fresh and 2 * len(fresh) >= len(ready)):
@@ -187,6 +214,10 @@ def assess(
     if scrape.at < state.resumed_at + window:
         # Nothing remembers the recommendations of before the gap, so the replicas stay.
         percent = max(percent, target_percent * len(ready))
+    unmet = percent > target_percent * len(ready)
+    state = replace(
+        state, unmet_demand=UnmetDemand(percent=percent, at=scrape.at) if unmet else None
+    )
     return state, replace(
         unknown,
         demand_percent=percent,

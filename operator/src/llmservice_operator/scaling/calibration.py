@@ -19,6 +19,10 @@ WORTH_WRITING = 0.05
 """Relative change of a learned number above which the new calibration is worth a write."""
 
 
+PERIOD_SECONDS = 600.0
+UNMET_PERIOD_SECONDS = 60.0
+
+
 def calibration_of(state: ScalingState) -> Calibration | None:
     """Return the calibration of the state. None while the request mix is unknown."""
     mix = state.traffic.mix
@@ -37,6 +41,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
         computed_share=state.traffic.computed_share,
         kv_tokens_per_sequence=mix.kv_tokens_per_sequence,
         tokens_per_step=mix.tokens_per_step,
+        unmet_demand=state.unmet_demand,
     )
 
 
@@ -70,7 +75,18 @@ def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
 
 def resumed(state: ScalingState, stored: Calibration) -> ScalingState:
     """Return the state of a new process that continues the work of an earlier one."""
-    return replace(with_calibration(state, stored), known_at=-math.inf)
+    return replace(
+        with_calibration(state, stored), known_at=-math.inf, unmet_demand=stored.unmet_demand
+    )
+
+
+def shortest_period(learned: Calibration) -> float:
+    """Return the shortest time in seconds between two writes of a calibration.
+
+    Learning changes it constantly, and the API server need not store every change. An unmet demand
+    is stored early, because it is worth nothing after a few minutes.
+    """
+    return PERIOD_SECONDS if learned.unmet_demand is None else UNMET_PERIOD_SECONDS
 
 
 def has_moved(now: Calibration, written: Calibration) -> bool:
@@ -92,6 +108,7 @@ def _deciding(learned: Calibration) -> Iterator[float]:
     yield learned.computed_share
     yield learned.kv_tokens_per_sequence
     yield learned.tokens_per_step
+    yield 0.0 if learned.unmet_demand is None else learned.unmet_demand.percent
 
 
 def _one_sequence(kv_tokens: float) -> StepSums:
