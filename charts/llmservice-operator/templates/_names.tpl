@@ -8,8 +8,20 @@ Every object name and image reference of the chart.
   llmservice-operator.remoteCodeRoleName  Role that grants trust-remote-code
   llmservice-operator.metricsServerName   name of the metrics server's objects
   llmservice-operator.metricsServerPodsName  Service object with the addresses of the metrics server's pods
+  llmservice-operator.servesMetricsApi    whether the release serves external.metrics.k8s.io
+  llmservice-operator.namespace           namespace of the release's objects
   llmservice-operator.image               image reference of the operator
+  llmservice-operator.mirrored            an image reference with the registry of global.imageRegistry
 */}}
+
+{{/* "true" if the metrics server serves external.metrics.k8s.io, and empty if not. */}}
+{{- define "llmservice-operator.servesMetricsApi" -}}
+{{- if and .Values.metricsServer.enabled .Values.metricsAPI.enabled (not .Values.watchNamespaces) }}true{{ end -}}
+{{- end -}}
+
+{{- define "llmservice-operator.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end -}}
 
 {{/* At most 54 characters, so that the longest suffix below still gives a DNS label. */}}
 {{- define "llmservice-operator.fullname" -}}
@@ -24,7 +36,7 @@ Every object name and image reference of the chart.
 
 {{/* Releases of one name in several namespaces may share a cluster. A namespace has no dot. */}}
 {{- define "llmservice-operator.clusterWideName" -}}
-{{- include "llmservice-operator.fullname" . }}.{{ .Release.Namespace }}
+{{- include "llmservice-operator.fullname" . }}.{{ include "llmservice-operator.namespace" . }}
 {{- end -}}
 
 {{- define "llmservice-operator.serviceAccountName" -}}
@@ -54,10 +66,46 @@ Every object name and image reference of the chart.
 
 {{/* A digest names the exact bytes, so it wins over the tag. */}}
 {{- define "llmservice-operator.image" -}}
-{{- $repository := printf "%s/%s" .Values.image.registry .Values.image.repository -}}
+{{- $registry := .Values.global.imageRegistry | default .Values.image.registry -}}
+{{- $repository := printf "%s/%s" $registry .Values.image.repository -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" $repository .Values.image.digest -}}
 {{- else -}}
 {{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
+{{- end -}}
+
+{{/*
+Arguments: the chart's context and a reference. As for every container runtime, the part before the first slash is a
+registry if it contains a dot or a colon, or is localhost.
+*/}}
+{{- define "llmservice-operator.mirrored" -}}
+{{- $registry := (index . 0).Values.global.imageRegistry -}}
+{{- $reference := index . 1 -}}
+{{- if and $registry $reference -}}
+{{- printf "%s/%s" $registry (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $reference "") -}}
+{{- else -}}
+{{- $reference -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Rule of a NetworkPolicy for /metrics, /livez and /readyz: Prometheus, and the test pod. */}}
+{{- define "llmservice-operator.observers" -}}
+ports:
+  - port: health
+    protocol: TCP
+from:
+  - podSelector:
+      matchLabels:
+        {{- include "llmservice-operator.selectorLabels" (dict "root" . "component" "test") | nindent 8 }}
+  {{- with .Values.monitoring.namespace }}
+  - namespaceSelector:
+      matchLabels:
+        kubernetes.io/metadata.name: {{ . }}
+    {{- with $.Values.monitoring.podLabels }}
+    podSelector:
+      matchLabels:
+        {{- toYaml . | nindent 8 }}
+    {{- end }}
+  {{- end }}
 {{- end -}}

@@ -6,7 +6,7 @@
   verbs: [get, list, watch]
 - apiGroups: [llmservice.dev]
   resources: [llmservices/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # Owner references need it where OwnerReferencesPermissionEnforcement is on, as on OpenShift.
 - apiGroups: [llmservice.dev]
   resources: [llmservices/finalizers]

@@ -1,9 +1,5 @@
 {{/*
-The "restricted" Pod Security Standard, with a read-only root on top. Fixed: no value weakens it.
-*/}}
-
-{{/*
-Fixed, or Namespace where the platform allots the IDs: OpenShift's restricted-v2 refuses others.
+Fixed, or Namespace where the platform assigns the IDs: OpenShift's restricted-v2 refuses others.
 */}}
 {{- define "llmservice-operator.userIds" -}}
 {{- $isOpenShift := .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
@@ -11,18 +7,15 @@ Fixed, or Namespace where the platform allots the IDs: OpenShift's restricted-v2
 {{- end -}}
 
 {{- define "llmservice-operator.podSecurityContext" -}}
-runAsNonRoot: true
-{{- if eq (include "llmservice-operator.userIds" .) "Fixed" }}
-runAsUser: 10001
-runAsGroup: 10001
+{{- $isFixed := eq (include "llmservice-operator.userIds" .) "Fixed" -}}
+{{- $context := ternary (dict "runAsUser" 10001 "runAsGroup" 10001) (dict) $isFixed -}}
+{{- /* Not merge, which takes the ID 0 for a missing one. */}}
+{{- range $field, $value := .Values.podSecurityContext }}
+{{- $_ := set $context $field $value }}
 {{- end }}
-seccompProfile:
-  type: RuntimeDefault
+{{- toYaml $context -}}
 {{- end -}}
 
 {{- define "llmservice-operator.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{- .Values.containerSecurityContext | toYaml -}}
 {{- end -}}

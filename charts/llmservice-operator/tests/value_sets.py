@@ -94,8 +94,147 @@ VALUE_SETS: dict[str, Values] = {
         "podLabels": {"team": "platform", "app.kubernetes.io/name": "not-ours"},
         "podAnnotations": {"sidecar.istio.io/inject": "false"},
     },
-    "values that only a parent chart reads": {"global": {"imageRegistry": "registry.example.com"}},
+    "values that only a parent chart reads": {"global": {"storageClass": "fast"}},
+    "a mirror of all images": {"global": {"imageRegistry": "mirror.example.com:5000/llm"}},
+    "a mirror of images by digest": {
+        "global": {"imageRegistry": "mirror.example.com"},
+        "image": {"digest": "sha256:" + "ab" * 32},
+        "server": {"amdImage": "docker.io/me/server-amd@sha256:" + "cd" * 32},
+    },
+    "another namespace": {"namespaceOverride": "llm-platform"},
+    "common labels and annotations": {
+        "commonLabels": {"team": "platform", "app.kubernetes.io/name": "not-ours"},
+        "commonAnnotations": {"example.com/contact": "platform"},
+        "crds": {"install": False},
+    },
+    "no external metrics": {"metricsAPI": {"enabled": False}},
+    "no external metrics but KEDA": {
+        "metricsAPI": {"enabled": False},
+        "keda": {"enabled": True, "namespace": "autoscaling"},
+    },
+    "network policies": {"networkPolicy": {"enabled": True}},
+    "network policies with KEDA and no monitoring": {
+        "networkPolicy": {"enabled": True},
+        "keda": {"enabled": True},
+        "monitoring": {"namespace": ""},
+    },
+    "network policies for one Prometheus only": {
+        "networkPolicy": {"enabled": True},
+        "monitoring": {"podLabels": {"app.kubernetes.io/name": "prometheus"}},
+    },
+    "network policies for some namespaces without a metrics server": {
+        "networkPolicy": {"enabled": True},
+        "watchNamespaces": ["team-a"],
+        "metricsServer": {"enabled": False},
+    },
+    "metrics servers on the host network": {
+        "metricsServer": {
+            "port": 10260,
+            "hostNetwork": {"enabled": True, "cidrs": ["10.0.0.0/16", "fd00:1::/64"]},
+        }
+    },
+    "IDs of its own": {"podSecurityContext": {"runAsUser": 20000, "runAsGroup": 0, "fsGroup": 0}},
+    "a seccomp profile of its own": {
+        "podSecurityContext": {
+            "seccompProfile": {"type": "Localhost", "localhostProfile": "llm.json"}
+        }
+    },
+    "a root file system that can be written": {
+        "containerSecurityContext": {"readOnlyRootFilesystem": False}
+    },
+    "no security contexts": {
+        "podSecurityContext": {"runAsNonRoot": None, "seccompProfile": None},
+        "containerSecurityContext": {
+            "allowPrivilegeEscalation": None,
+            "readOnlyRootFilesystem": None,
+            "capabilities": None,
+        },
+        "userIds": "Namespace",
+    },
+    "further variables, volumes and mounts": {
+        "extraEnv": [
+            {"name": "SSL_CERT_FILE", "value": "/etc/ssl/corporate/ca.crt"},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        ],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "corporate-ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/corporate", "readOnly": True}],
+    },
+    "further objects": {
+        "extraObjects": [
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {
+                    "name": "{{ .Release.Name }}-more",
+                    "labels": {
+                        "app.kubernetes.io/part-of": "llmservice",
+                        "app.kubernetes.io/instance": "{{ .Release.Name }}",
+                    },
+                },
+            },
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  "
+            '{{- include "llmservice-operator.metadata" (dict "root" . "name" "x") | nindent 2 }}',
+        ]
+    },
+    "classes of every kind": {
+        "acceleratorClasses": {
+            "h100": {
+                "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+                "tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "h100"}],
+                "gpusPerNode": 8,
+                "resources": {
+                    "requests": {"cpu": 8, "memory": "64Gi", "ephemeral-storage": "200Gi"},
+                    "extended": {"rdma/hca": "1", "hugepages-2Mi": "512Mi"},
+                    "claims": [{"name": "nic", "resourceClaimTemplateName": "fast-nic"}],
+                },
+            },
+            "mig": {"resourceName": "nvidia.com/mig-3g.40gb", "gpu": "H100"},
+            "anything": {},
+        }
+    },
+    "a fixed user on OpenShift": {"userIds": "Fixed"},
+    "tolerations of every kind": {
+        "tolerations": [
+            {"operator": "Exists"},
+            {
+                "key": "node.kubernetes.io/unreachable",
+                "effect": "NoExecute",
+                "tolerationSeconds": 30,
+            },
+        ]
+    },
+    "affinity of every kind": {
+        "affinity": {
+            "nodeAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 100,
+                        "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]},
+                    }
+                ]
+            },
+            "podAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "weight": 1,
+                        "podAffinityTerm": {
+                            "topologyKey": "kubernetes.io/hostname",
+                            "labelSelector": {"matchLabels": {"app": "x"}},
+                            "namespaces": ["team-a"],
+                        },
+                    }
+                ]
+            },
+        }
+    },
 }
+
+NOT_RESTRICTED = (
+    "metrics servers on the host network",
+    "a root file system that can be written",
+    "no security contexts",
+)
+"""Sets whose pods may do more than restricted pods with a root file system that is read only."""
 
 
 @cache

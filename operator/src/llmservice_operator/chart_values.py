@@ -8,17 +8,22 @@ the chart's template.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import yaml
 
 from llmservice_operator.errors import InvalidSettings
-from llmservice_operator.settings import PREFIX
+from llmservice_operator.settings import PREFIX, OperatorSettings
+
+_REGISTRY: Final = re.compile("^([^/]*[.:][^/]*|localhost)/")
+"""Registry of an image reference, as container runtimes recognize it."""
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "monitoring": {"namespace": "monitoring"},
     "metricsServer": {"enabled": True},
+    "metricsAPI": {"enabled": True},
 }
 """Default values of the chart that differ from the defaults of the operator's settings."""
 
@@ -41,14 +46,22 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         values = _merged(values, _mapping(text))
     server, monitoring = _part(values, "server"), _part(values, "monitoring")
     metrics, router = _part(values, "metricsServer"), _part(values, "router")
-    labels = _part(monitoring, "podLabels")
+    labels, host = _part(monitoring, "podLabels"), _part(metrics, "hostNetwork")
+    registry, released = _part(values, "global").get("imageRegistry"), OperatorSettings()
+
+    def mirrored(image: str | None, default: str) -> str | None:
+        if not registry:
+            return image
+        path = _REGISTRY.sub("", default if image is None else image)
+        return f"{registry}/{path}" if path else ""
+
     variables = {
         "WATCH_NAMESPACES": ",".join(values.get("watchNamespaces") or ()),
-        "SERVER_IMAGE_GPU": server.get("gpuImage"),
-        "SERVER_IMAGE_CPU": server.get("cpuImage"),
-        "SERVER_IMAGE_AMD": server.get("amdImage"),
+        "SERVER_IMAGE_GPU": mirrored(server.get("gpuImage"), released.images.gpu),
+        "SERVER_IMAGE_CPU": mirrored(server.get("cpuImage"), released.images.cpu),
+        "SERVER_IMAGE_AMD": mirrored(server.get("amdImage"), released.images.amd),
         "ENGINE_VERSION": server.get("engineVersion"),
-        "ROUTER_IMAGE": router.get("image"),
+        "ROUTER_IMAGE": mirrored(router.get("image"), released.router_image),
         "ROUTER_BY_DEFAULT": str(bool(router.get("enabledByDefault"))).lower(),
         "ACCELERATOR_CLASSES": json.dumps(_part(values, "acceleratorClasses")),
         "SERVER_DEFAULTS": json.dumps(_server_defaults(server, values.get("userIds"))),
@@ -56,6 +69,8 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         "HUB_ENDPOINT": _part(values, "model").get("hubEndpoint"),
         "MONITORING_NAMESPACE": monitoring.get("namespace"),
         "MONITORING_POD_LABELS": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
+        "METRICS_API": str(bool(_part(values, "metricsAPI").get("enabled"))).lower(),
+        "METRICS_SERVER_CIDRS": ",".join(host.get("cidrs") or ()) if host.get("enabled") else "",
         "KEDA": str(bool(_part(values, "keda").get("enabled"))).lower(),
         "METRICS_SERVER_URL": _METRICS_SERVER if metrics.get("enabled") else "",
         "METRICS_SERVER_PODS_HOST": _METRICS_SERVER_PODS if metrics.get("enabled") else "",

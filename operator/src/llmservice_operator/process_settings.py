@@ -122,8 +122,6 @@ class ProcessSettings(Settings):
         known: Mapping[str, str | None],
     ) -> str:
         """Return the sentence that names a variable, its text and what to write instead."""
-        if error["type"] == "json_setting":
-            return error["msg"]
         # Parts of the location after the variable's name are inside the variable's value.
         variable = next(
             name
@@ -132,7 +130,9 @@ class ProcessSettings(Settings):
         )
         if error["type"] == "missing" and variable not in variables:
             return f"{variable} is not set: write {known[variable]}"
-        text = variables[variable]
+        text, advice = variables[variable], cls.advice.get(variable, "")
+        if error["type"] == "json_setting":
+            return f"{error['msg']}{advice}"
         if error["type"] == "content":
-            return f"{variable} is {text!r}: {error['msg']}{cls.advice.get(variable, '')}"
-        return f"{variable} is {text!r}: write {known[variable]}"
+            return f"{variable} is {text!r}: {error['msg']}{advice}"
+        return f"{variable} is {text!r}: write {known[variable]}{advice}"

@@ -67,7 +67,7 @@ def _of_children() -> Iterator[Right]:
 
 OPERATOR: Final = (
     Right(LLMSERVICES, _READ),
-    Right(LLMSERVICES, ("get", "patch"), "status"),
+    Right(LLMSERVICES, ("patch",), "status"),
     Right(
         LLMSERVICES,
         ("update",),

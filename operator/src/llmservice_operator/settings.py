@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from ipaddress import ip_network
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -38,6 +39,25 @@ ENGINE_VERSION = "0.32.0"
 """vLLM version inside the server images released with this operator."""
 
 
+VALUES = {
+    "WATCH_NAMESPACES": "watchNamespaces",
+    "ACCELERATOR_CLASSES": "acceleratorClasses",
+    "SERVER_DEFAULTS": "server",
+    "ROUTER_BY_DEFAULT": "router.enabledByDefault",
+    "GPUS_PER_NODE": "gpusPerNode",
+    "HUB_ENDPOINT": "model.hubEndpoint",
+    "MONITORING_NAMESPACE": "monitoring.namespace",
+    "MONITORING_POD_LABELS": "monitoring.podLabels",
+    "KEDA": "keda.enabled",
+    "METRICS_API": "metricsAPI.enabled",
+    "METRICS_SERVER_CIDRS": "metricsServer.hostNetwork.cidrs",
+    "LEASE_SECONDS": "leaseSeconds",
+    "LOG_LEVEL": "logLevel",
+    "EXTERNAL_METRICS_PORT": "metricsServer.port",
+}
+"""Chart values, by the names of the variables to which the chart copies them unchecked."""
+
+
 def _released(image: str) -> str:
     return f"ghcr.io/llmservice/{image}:{version('llmservice-operator')}"
 
@@ -56,6 +76,15 @@ def _valid_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
         if len(value) > 63 or not VALUE_FORM.fullmatch(value):
             raise wrong(f"{value!r} is no label value, such as prometheus")
     return labels
+
+
+def _valid_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
+    for each in ranges:
+        try:
+            ip_network(each)
+        except ValueError as error:
+            raise wrong(str(error)) from error
+    return ranges
 
 
 def _reachable(address: str | None) -> str | None:
@@ -113,6 +142,12 @@ Names = Annotated[
     from_text(lambda text: tuple(name for it in text.split(",") if (name := it.strip()))),
     AfterValidator(lambda names: tuple(map(named(NAMESPACE_FORM), names))),
     Field(description="names of namespaces, separated by commas"),
+]
+Ranges = Annotated[
+    tuple[str, ...],
+    from_text(lambda text: tuple(each.strip() for each in text.split(",") if each.strip())),
+    AfterValidator(_valid_ranges),
+    Field(description="ranges of addresses, such as 10.0.0.0/16, separated by commas"),
 ]
 Labels = Annotated[
     Mapping[str, str],
@@ -172,8 +207,7 @@ class OperatorSettings(ProcessSettings):
         "metrics_server": MetricsServerSettings,
     }
     advice: ClassVar[Mapping[str, str]] = {
-        f"{PREFIX}HUB_ENDPOINT": "; correct the chart value model.hubEndpoint",
-        f"{PREFIX}MONITORING_POD_LABELS": "; correct the chart value monitoring.podLabels",
+        f"{PREFIX}{name}": f" (chart value {value})" for name, value in VALUES.items()
     }
     images: ServerImages = Field(default_factory=ServerImages)
     hub_endpoint: Address = None
@@ -197,6 +231,9 @@ class OperatorSettings(ProcessSettings):
     """Number of GPUs of the largest node, for services whose accelerator class sets none."""
     watch_namespaces: Names = ()
     """Namespaces whose LLMServices are served; empty means all."""
+    metrics_api: Switch = True
+    """Whether the metrics server serves external.metrics.k8s.io, if the operator serves all
+    namespaces."""
     namespace: Namespace = "llmservice-system"
     """Namespace in which the operator runs and keeps its Lease."""
     monitoring_namespace: Namespace | None = Field(None, description="the name of a namespace")
@@ -221,4 +258,14 @@ class OperatorSettings(ProcessSettings):
     metrics_server_pods_host: Host | None = Field(None, description="a DNS name")
     """DNS name of a headless Service object with the addresses of the metrics servers; None if
     there is no metrics server."""
+    metrics_server_cidrs: Ranges = ()
+    """Ranges of the addresses from which metrics servers on the host network connect to pods; empty
+    means that they run on the network of the pods."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
+
+    @property
+    def serves_metrics_api(self) -> bool:
+        """Whether the metrics server serves external.metrics.k8s.io, unless another component
+        owns it.
+        """
+        return self.metrics_api and not self.watch_namespaces

@@ -244,8 +244,17 @@ def test_a_replica_reaches_only_the_pods_that_it_may_reach_through_the_tunnel_of
             OperatorSettings(monitoring_namespace="monitoring"),
             {"the metrics server", "Prometheus", "Grafana"},
         ),
+        (
+            OperatorSettings(metrics_server_cidrs=("198.51.100.0/25",)),
+            {"the metrics server", "an office"},
+        ),
     ],
-    ids=["no monitoring", "an operator elsewhere", "a whole namespace that monitors"],
+    ids=[
+        "no monitoring",
+        "an operator elsewhere",
+        "a whole namespace that monitors",
+        "a metrics server on the network of its node",
+    ],
 )
 def test_the_management_port_is_open_to_the_observers_of_the_settings(
     settings: OperatorSettings, observers: set[str]

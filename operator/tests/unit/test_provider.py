@@ -26,6 +26,7 @@ def plan(
     *,
     keda: bool = False,
     confined: bool = False,
+    metrics_api: bool = True,
     before: str | None = None,
     silent: bool = False,
     **autoscaling: Any,
@@ -34,7 +35,9 @@ def plan(
     service = a_service(
         {"autoscaling": {"maxReplicas": 4, "provider": provider, **autoscaling}}, status=status
     )
-    settings = OperatorSettings(watch_namespaces=("team",) if confined else ())
+    settings = OperatorSettings(
+        watch_namespaces=("team",) if confined else (), metrics_api=metrics_api
+    )
     report = None if silent else a_report(external_metrics=external)
     return plan_provider(service, settings, report, None, NOW, keda_is_installed=keda)
 
@@ -50,6 +53,11 @@ def plan(
         (plan(external=OURS, keda=True), "External"),
         (plan(external=SOON, confined=True), "Direct"),
         (plan(external=OURS, confined=True), "External"),
+        (plan(external=SOON, metrics_api=False), "Direct"),
+        (plan(external=SOON, metrics_api=False, keda=True), "KEDA"),
+        (plan(silent=True, metrics_api=False), "Direct"),
+        (plan(silent=True, metrics_api=False, before="External"), "Direct"),
+        (plan("External", SOON, metrics_api=False), None),
         (plan(silent=True), "External"),
         (plan(silent=True, before="Direct"), "Direct"),
         (plan(silent=True, before="KEDA", keda=True), "KEDA"),
@@ -76,6 +84,13 @@ def test_the_plan_says_who_owns_the_api_and_what_is_done_instead() -> None:
     assert plan(external=FOREIGN, keda=True).note.endswith("; KEDA scales instead.")
     assert plan("External", FOREIGN).hindrance is Reason.FOREIGN_METRICS_API
     assert plan("KEDA").hindrance is Reason.KEDA_MISSING
+
+
+def test_the_plan_names_the_chart_value_that_switches_the_api_off() -> None:
+    assert plan(external=SOON, metrics_api=False).note == (
+        "The chart value metricsAPI.enabled is false, so the operator serves no "
+        "external.metrics.k8s.io; the operator itself scales instead."
+    )
 
 
 @pytest.mark.parametrize("mode", ["Recommend", "Paused"])

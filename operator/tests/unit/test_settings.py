@@ -7,7 +7,12 @@ from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.api.server_defaults import Proxy, ServerDefaults
 from llmservice_operator.errors import InvalidSettings
 from llmservice_operator.router_settings import RouterSettings, StepPrior
-from llmservice_operator.settings import MetricsServerSettings, OperatorSettings, ServerImages
+from llmservice_operator.settings import (
+    VALUES,
+    MetricsServerSettings,
+    OperatorSettings,
+    ServerImages,
+)
 
 
 def test_an_empty_environment_gives_the_released_images_and_all_namespaces() -> None:
@@ -36,6 +41,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "METRICS_SERVER_URL": "http://metrics:8081",
         "METRICS_SERVER_PODS_HOST": "metrics-pods",
         "KEDA": "True",
+        "METRICS_API": "false",
+        "METRICS_SERVER_CIDRS": "10.0.0.0/16, fd00::/8",
         "WATCH_NAMESPACES": "a, b,,",
         "NAMESPACE": "system",
         "LEASE_NAME": "lease",
@@ -64,6 +71,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         metrics_server_url="http://metrics:8081",
         metrics_server_pods_host="metrics-pods",
         keda=True,
+        metrics_api=False,
+        metrics_server_cidrs=("10.0.0.0/16", "fd00::/8"),
         watch_namespaces=("a", "b"),
         namespace="system",
         lease_name="lease",
@@ -100,6 +109,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("MONITORING_POD_LABELS", "=prometheus", "write KEY=VALUE,KEY=VALUE"),
         ("HUB_ENDPOINT", "hub:8090", "write an address that starts with http:// or https://"),
         ("KEDA", "yes", "write true or false"),
+        ("METRICS_API", "off", "write true or false"),
+        ("METRICS_SERVER_CIDRS", "10.0.0.1/16", "10.0.0.1/16 has host bits set"),
         ("GPUS_PER_NODE", "65", "write a whole number from 1 to 64"),
         ("GPUS_PER_NODE", "0", "write a whole number from 1 to 64"),
         ("HEALTH_PORT", "http", "write a port number from 1 to 65535"),
@@ -127,7 +138,14 @@ def test_a_wrong_setting_is_refused_by_name_with_the_remedy(
     variable = f"LLMSERVICE_OPERATOR_{name}"
     with pytest.raises(InvalidSettings) as refused:
         OperatorSettings.from_environment({variable: value})
-    assert str(refused.value) == f"{variable} is {value!r}: {remedy}"
+    assert str(refused.value).startswith(f"{variable} is {value!r}: {remedy}")
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_wrong_setting_from_a_chart_value_is_refused_by_the_name_of_the_value(name: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        OperatorSettings.from_environment({f"LLMSERVICE_OPERATOR_{name}": "{x}: /"})
+    assert str(refused.value).endswith(f" (chart value {VALUES[name]})")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +173,7 @@ def test_a_setting_with_which_every_pass_would_fail_is_refused_at_the_start(
 
 
 def test_a_refused_hub_endpoint_names_the_value_of_the_chart() -> None:
-    with pytest.raises(InvalidSettings, match=r"the chart value model\.hubEndpoint"):
+    with pytest.raises(InvalidSettings, match=r"\(chart value model\.hubEndpoint\)"):
         OperatorSettings.from_environment({"LLMSERVICE_OPERATOR_HUB_ENDPOINT": "https://hub:99999"})
 
 
@@ -177,8 +195,9 @@ def test_every_wrong_variable_is_named_at_once() -> None:
             }
         )
     assert sorted(str(refused.value).split("; ")) == [
-        "LLMSERVICE_OPERATOR_ACCELERATOR_CLASSES: a.nodes: Extra inputs are not permitted",
-        "LLMSERVICE_OPERATOR_KEDA is 'Yes': write true or false",
+        "LLMSERVICE_OPERATOR_ACCELERATOR_CLASSES: a.nodes: Extra inputs are not permitted"
+        " (chart value acceleratorClasses)",
+        "LLMSERVICE_OPERATOR_KEDA is 'Yes': write true or false (chart value keda.enabled)",
         "LLMSERVICE_OPERATOR_SCALING_PORT is '0': write a port number from 1 to 65535",
     ]
 

@@ -34,6 +34,7 @@ def test_the_api_server_accepts_every_object_strictly(release: Release, name: st
     if name == "everything":
         values = yaml.safe_load((CHART / "tests" / "everything.yaml").read_text())
         values["watchNamespaces"] = [release.make_namespace(f"{release.name}-team")]
+        values["namespaceOverride"] = release.name
         # The kinds of the Prometheus operator are not installed.
         values["monitoring"]["enabled"] = False
     manifests = render(values, release=release.name, namespace=release.name)

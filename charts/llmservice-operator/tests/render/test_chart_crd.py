@@ -62,6 +62,23 @@ def test_chart_and_images_have_the_version_of_the_distributions() -> None:
     assert server["cpuImage"].endswith(f"/server-cpu:{project_version('server_image')}")
 
 
+def test_the_metadata_for_artifact_hub_names_the_images_of_the_values() -> None:
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+    images = {it["image"] for it in yaml.safe_load(annotations["artifacthub.io/images"])}
+    containers = find(render(), "Deployment")["spec"]["template"]["spec"]["containers"]
+    variables = {it["name"]: it.get("value") for it in containers[0]["env"]}
+
+    assert images == {
+        containers[0]["image"],
+        *(variables[f"LLMSERVICE_OPERATOR_SERVER_IMAGE_{kind}"] for kind in ("GPU", "CPU")),
+        variables["LLMSERVICE_OPERATOR_ROUTER_IMAGE"],
+    }
+
+
+def test_the_chart_has_the_license_of_the_project() -> None:
+    assert (CHART / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
+
+
 def test_the_engine_version_is_the_one_that_the_server_images_install() -> None:
     requirements = (REPOSITORY / "server_image" / "requirements" / "cpu.txt").read_text()
     locked = re.search(r"^vllm(?:-cpu)?==(\S+)", requirements, re.MULTILINE)
@@ -99,4 +116,4 @@ def test_the_chart_renders_the_same_as_part_of_another_chart(tmp_path: Path) -> 
     )
     global_values = {"global": {"imageRegistry": "registry.example.com"}}
 
-    assert render(global_values, chart=parent) == render()
+    assert render(global_values, chart=parent) == render(global_values)

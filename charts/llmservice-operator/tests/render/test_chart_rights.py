@@ -71,7 +71,8 @@ def test_every_binding_is_for_one_of_the_two_accounts(name: str) -> None:
     subjects = [it["subjects"] for it in manifests if it["kind"].endswith("RoleBinding")]
 
     assert all(len(it) == 1 and it[0]["name"] in accounts for it in subjects)
-    assert all(it[0]["namespace"] == NAMESPACE for it in subjects)
+    namespace = VALUE_SETS[name].get("namespaceOverride", NAMESPACE)
+    assert all(it[0]["namespace"] == namespace for it in subjects)
 
 
 def test_the_operator_has_exactly_these_rights() -> None:
@@ -127,6 +128,34 @@ def test_with_watch_namespaces_the_operator_has_its_rights_only_there() -> None:
         ("RoleBinding", NAMESPACE): lease_rights(RELEASE),
     }
     assert not [it for it in manifests if it["kind"].startswith("ClusterRole")]
+
+
+def test_with_watch_namespaces_users_get_the_same_rights_by_roles_there() -> None:
+    roles = [
+        (it["metadata"]["namespace"], it["metadata"]["name"], rights_of(it["rules"]))
+        for it in render({"watchNamespaces": ["team-a", "team-b"]})
+        if it["kind"] == "Role" and it["metadata"]["name"].endswith(("-view", "-edit"))
+    ]
+
+    assert sorted(roles, key=str) == [
+        (namespace, f"{RELEASE}-{role}", table(rows))
+        for namespace in ("team-a", "team-b")
+        for role, rows in (("edit", WRITE), ("view", READ))
+    ]
+
+
+def test_without_external_metrics_nothing_is_granted_outside_of_the_services() -> None:
+    manifests = render({"metricsAPI": {"enabled": False}})
+    owner = f"{RELEASE}-metrics-server"
+
+    assert grants(manifests, METRICS_SERVER) == {
+        ("ClusterRoleBinding", None): metrics_server_rights(),
+        ("RoleBinding", NAMESPACE): lease_rights(owner),
+    }
+    # Kubernetes deletes the APIService with the role that owns it.
+    assert owner not in [it["metadata"]["name"] for it in manifests if it["kind"] == "ClusterRole"]
+    service = find(manifests, "Service", name=owner)
+    assert [it["port"] for it in service["spec"]["ports"]] == [8081, 8080]
 
 
 def test_the_operators_own_namespace_can_be_watched_too() -> None:
@@ -221,21 +250,6 @@ def test_with_watch_namespaces_the_admission_policy_does_not_apply_elsewhere() -
         "values": ["a", "b"],
     }
     assert "matchResources" not in find(render(), binding["kind"])["spec"]
-
-
-def test_releases_of_one_name_for_some_namespaces_can_share_a_cluster() -> None:
-    one, other = (
-        {
-            (it["kind"], it["metadata"]["name"])
-            for it in render(
-                {"watchNamespaces": ["a"], "crds": {"install": False}}, namespace=namespace
-            )
-            if "namespace" not in it["metadata"]
-        }
-        for namespace in ("system-a", "system-b")
-    )
-    assert len(one) == len(other) == len(POLICY)
-    assert not one & other
 
 
 def aggregates_to(role: Manifest) -> set[str]:

@@ -5,12 +5,31 @@ import yaml
 
 from chart_support.helm import CHART, find, render
 from llmservice_operator.chart_values import chart_variables
-from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.settings import PREFIX, VALUES, OperatorSettings
 from value_sets import VALUE_SETS, rendered
 
 NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url", "metrics_server_pods_host")
 """Settings whose values contain the name of the release. Whether the last two are set does matter.
 """
+
+
+ANY_TEXT = {
+    *("NAMESPACE", "POD_ADDRESS", "LEASE_NAME", "METRICS_SERVICE_NAME", "OWNER_ROLE"),
+    *("METRICS_SERVER_URL", "METRICS_SERVER_PODS_HOST", "HEALTH_PORT", "SCALING_PORT"),
+    *("SERVER_IMAGE_GPU", "SERVER_IMAGE_CPU", "SERVER_IMAGE_AMD", "ENGINE_VERSION", "ROUTER_IMAGE"),
+}
+"""Variables that the chart itself sets to a valid text, and those for which every text is valid."""
+
+
+def test_a_message_about_a_variable_can_name_the_chart_value() -> None:
+    deployments = [it for it in rendered("the defaults") if it["kind"] == "Deployment"]
+    variables = {
+        variable["name"].removeprefix(PREFIX)
+        for it in deployments
+        for variable in it["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+
+    assert variables == ANY_TEXT | set(VALUES)
 
 
 SETS = {

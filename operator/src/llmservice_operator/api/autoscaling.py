@@ -90,8 +90,9 @@ class Autoscaling(Fields):
     """Component that changes the number of replicas. External: a HorizontalPodAutoscaler that reads
     the metrics server through external.metrics.k8s.io. KEDA: a ScaledObject that reads the metrics
     server directly. Direct: the operator. Auto: usually External. If another component owns
-    external.metrics.k8s.io, or if the operator is confined to namespaces, Auto means KEDA if it is
-    installed and the chart value keda.enabled is true, otherwise Direct."""
+    external.metrics.k8s.io, if the operator is confined to namespaces, or if the chart value
+    metricsAPI.enabled is false, Auto means KEDA if it is installed and the chart value keda.enabled
+    is true, otherwise Direct."""
 
     rules: ClassVar = (
         Rule(

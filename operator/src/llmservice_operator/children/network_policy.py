@@ -149,6 +149,8 @@ def _observers(settings: OperatorSettings) -> list[dict[str, Any]]:
     """Return the peers that may read the metrics of a model server."""
     metrics_server = {names.COMPONENT_LABEL: names.METRICS_SERVER_COMPONENT}
     observers = [_pods(settings.namespace, metrics_server)]
+    # A pod on the host network has the address of its node, and no labels for a policy.
+    observers += [{"ipBlock": {"cidr": each}} for each in settings.metrics_server_cidrs]
     if settings.monitoring_namespace is not None:
         observers.append(_pods(settings.monitoring_namespace, settings.monitoring_pod_labels))
     return observers

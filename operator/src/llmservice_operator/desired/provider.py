@@ -13,7 +13,7 @@ from llmservice_operator.api.autoscaling import (
     ScalingMode,
     ScalingProvider,
 )
-from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.autoscaler import (
@@ -100,19 +100,8 @@ def _provider(
         before = None
     requested = ScalingProvider.AUTO if autoscaling is None else autoscaling.provider
     external = None if report is None else report.external_metrics
-    # If the operator serves the whole cluster, the metrics server registers itself within seconds.
-    # If the operator is confined to namespaces, the metrics server never registers itself.
-    is_away = external is not None and not external.is_served
-    is_away &= external is not None and bool(external.owner or settings.watch_namespaces)
-    why = ""
-    if is_away and external is not None:
-        owner = external.owner
-        why = (
-            f"{names.EXTERNAL_METRICS_GROUP} belongs to {owner} in this cluster and is left alone"
-            if owner
-            else "The operator is confined to namespaces and serves no "
-            f"{names.EXTERNAL_METRICS_GROUP}"
-        )
+    why = _why_away(settings, external)
+    is_away = bool(why)
     match requested:
         case ScalingProvider.DIRECT:
             return ScalingProvider.DIRECT, None, ""
@@ -131,6 +120,31 @@ def _provider(
             return before, None, ""
         case _:
             return ScalingProvider.EXTERNAL, None, ""
+
+
+def _why_away(settings: OperatorSettings, external: ExternalMetrics | None) -> str:
+    """Return why no HorizontalPodAutoscaler can read the load in this cluster; empty if one can.
+
+    A metrics server that may register itself does so within seconds, so there is no reason while
+    its API is not served yet.
+    """
+    if external is not None and external.is_served:
+        return ""
+    if settings.watch_namespaces:
+        return (
+            f"The operator is confined to namespaces and serves no {names.EXTERNAL_METRICS_GROUP}"
+        )
+    if not settings.metrics_api:
+        return (
+            "The chart value metricsAPI.enabled is false, so the operator serves no "
+            f"{names.EXTERNAL_METRICS_GROUP}"
+        )
+    if external is not None and external.owner:
+        return (
+            f"{names.EXTERNAL_METRICS_GROUP} belongs to {external.owner} in this cluster and is "
+            "left alone"
+        )
+    return ""
 
 
 def _provider_before(service: LLMService) -> ScalingProvider | None:

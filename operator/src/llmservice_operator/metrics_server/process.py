@@ -30,6 +30,7 @@ from llmservice_operator.metrics_server.gauges import MetricsServerMetrics
 from llmservice_operator.metrics_server.refused_requests import RefusedRequests
 from llmservice_operator.metrics_server.registration import (
     NAMESPACES_ONLY,
+    SWITCHED_OFF,
     Endpoint,
     Registration,
 )
@@ -97,11 +98,12 @@ class MetricsServer:
                 functools.partial(cache.count_unreadable, kind),
             )
         secure, registration = self._external(cluster)
+        unregistered = NAMESPACES_ONLY if settings.watch_namespaces else SWITCHED_OFF
         fleet = Fleet(
             lambda: cache.of_kind(LLMSERVICES),
             lambda: cache.of_kind(PODS),
             engines,
-            lambda: registration.state if registration else NAMESPACES_ONLY,
+            lambda: registration.state if registration else unregistered,
             settings.accelerator_classes,
             metrics.scraped,
             updates.held_requests,
@@ -129,7 +131,7 @@ class MetricsServer:
             register = self._register(secure, registration, health)
             ending.append(self._tasks.start("registration", register))
         else:
-            logger.info("%s", NAMESPACES_ONLY.message)
+            logger.info("%s", unregistered.message)
         store = CalibrationStore(cluster)
         self._tasks.start(
             "rounds",
@@ -182,11 +184,11 @@ class MetricsServer:
         return reflector
 
     def _external(self, cluster: Cluster) -> tuple[SecureServer | None, Registration | None]:
-        """Return the parts that serve external metrics; None for both if the operator serves only
-        some namespaces.
+        """Return the parts that serve external metrics; None for both if the settings say that it
+        serves none.
         """
         settings, own = self._settings, self._settings.metrics_server
-        if settings.watch_namespaces:
+        if not settings.serves_metrics_api:
             return None, None
         host = f"{own.service_name}.{settings.namespace}.svc"
         secure = SecureServer(

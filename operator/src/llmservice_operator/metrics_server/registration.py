@@ -38,6 +38,11 @@ NAMESPACES_ONLY = ExternalMetrics(
     message="The operator serves only some namespaces and registers no API for the whole cluster,"
     " so a HorizontalPodAutoscaler cannot read its metrics. Choose another provider.",
 )
+SWITCHED_OFF = ExternalMetrics(
+    is_served=False,
+    message="The chart value metricsAPI.enabled is false, so a HorizontalPodAutoscaler cannot read"
+    " the operator's metrics. Choose the provider KEDA or Direct.",
+)
 
 
 @dataclass(frozen=True)
