@@ -186,6 +186,20 @@ ENGINE = Row(
             (Query(rate("vllm:generation_tokens_total", "pod"), "{{pod}}"),),
         ),
         Graph(
+            "Dollars per million generated tokens",
+            "Price of the GPUs of the existing replicas, divided by the generated tokens. Shown if "
+            "the accelerator class has a pricePerHour.",
+            "currencyUSD",
+            (
+                Query(
+                    f"1000000 / 3600 * {largest('llmservice_gpus')} * "
+                    f"{largest('llmservice_gpu_dollars_per_hour')} / "
+                    f"({rate('vllm:generation_tokens_total', EACH)} > 0)",
+                    "{{llmservice}}",
+                ),
+            ),
+        ),
+        Graph(
             "Generated tokens per GPU",
             "Tokens per second, divided by the GPUs of the existing replicas.",
             "short",

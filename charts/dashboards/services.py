@@ -126,6 +126,19 @@ DASHBOARD = Dashboard(
                     "percent",
                     (Query(largest("llm_gpu_demand_percent"), NAME),),
                 ),
+                Graph(
+                    "Cost per hour",
+                    "Price of the GPUs of the existing replicas, of services whose accelerator "
+                    "class has a pricePerHour.",
+                    "currencyUSD",
+                    (
+                        Query(
+                            f"{largest('llmservice_gpus')} * "
+                            f"{largest('llmservice_gpu_dollars_per_hour')}",
+                            NAME,
+                        ),
+                    ),
+                ),
             ),
         ),
         Row(

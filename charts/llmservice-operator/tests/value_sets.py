@@ -182,6 +182,7 @@ VALUE_SETS: dict[str, Values] = {
                 "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
                 "tolerations": [{"operator": "Exists"}, {"key": "gpu", "value": "h100"}],
                 "gpusPerNode": 8,
+                "pricePerHour": 2.5,
                 "resources": {
                     "requests": {"cpu": 8, "memory": "64Gi", "ephemeral-storage": "200Gi"},
                     "extended": {"rdma/hca": "1", "hugepages-2Mi": "512Mi"},

@@ -23,6 +23,7 @@ from llmservice_operator.children.router_deployment import keep_router_pods
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, PodEvents, ServedKinds
 from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired.accelerator_class import gpu_price
 from llmservice_operator.desired.router import decide_router
 from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError, StillDeleting
 from llmservice_operator.kinds import PODS
@@ -240,6 +241,7 @@ class Reconciler:
             wanted_pods,
             router_view,
             operators,
+            gpu_price(service, self._settings.accelerator_classes),
         )
         try:
             written = await self._report(body, update, service.spec)

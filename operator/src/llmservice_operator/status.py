@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import (
     AdapterStatus,
+    CostStatus,
     EngineStatus,
     LLMServiceStatus,
     RollbackStatus,
@@ -98,6 +100,7 @@ def build_status(
     pods: str | None = None,
     router: RouterView | None = None,
     operators: tuple[str, ...] | None = None,
+    gpu_price: Decimal | None = None,
 ) -> StatusUpdate:
     """Return the service's next status and the Events about its changes.
 
@@ -106,6 +109,7 @@ def build_status(
     `rewrites` contains a sentence for each child in which an admission webhook rewrites fields.
     `pods` is the digest of the pods that the spec requires; None if they cannot be built.
     `operators` contains the names of the releases that serve the service.
+    `gpu_price` is the price of one GPU per hour in US dollars; None if it is unknown.
     """
     desired = _desired(service, seen)
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
@@ -154,6 +158,7 @@ def build_status(
         updated_replicas=seen.updated_replicas,
         ready=f"{seen.ready_replicas}/{desired}",
         gpus=service.spec.gpus * desired,
+        cost=_cost(gpu_price, service.spec.gpus * desired),
         selector=",".join(f"{key}={value}" for key, value in selector.items()),
         url=names.url(service) if is_reachable else None,
         engine=engine,
@@ -183,6 +188,14 @@ def build_status(
             default=None,
         ),
     )
+
+
+def _cost(gpu_price: Decimal | None, gpus: int) -> CostStatus | None:
+    if gpu_price is None:
+        return None
+    # A text, because a structural schema has no exact fractions.
+    each, whole = (f"{amount.normalize():f}" for amount in (gpu_price, gpu_price * gpus))
+    return CostStatus(per_gpu_hour=each, per_hour=whole)
 
 
 def build_status_of_failure(

@@ -1,12 +1,14 @@
 """Tests spec.accelerator.class: an administrator's profile, which the spec itself overrides."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired.accelerator_class import gpu_price
 from llmservice_operator.errors import InvalidSettings, InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import observe_service, resolve_pin
@@ -46,6 +48,22 @@ def test_a_class_brings_nodes_tolerations_resource_name_and_resources() -> None:
         "requests": {"cpu": "4", "memory": "32Gi", "nvidia.com/mig-3g.40gb": "2"},
         "limits": {"memory": "64Gi", "nvidia.com/mig-3g.40gb": "2"},
     }
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "price"),
+    [
+        ({"class": "priced"}, Decimal("2.5")),
+        ({"class": "fast"}, None),
+        ({"class": "H100"}, None),
+        ({}, None),
+    ],
+)
+def test_a_gpu_costs_what_its_class_says(
+    accelerator: dict[str, Any], price: Decimal | None
+) -> None:
+    classes = settings(fast=PROFILE, priced={"pricePerHour": 2.5}).accelerator_classes
+    assert gpu_price(a_service({"accelerator": accelerator}), classes) == price
 
 
 def test_settings_of_the_spec_override_the_class() -> None:

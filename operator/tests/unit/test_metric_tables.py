@@ -60,6 +60,7 @@ STATUS = {
     "updatedReplicas": 3,
     "ready": "1/4",
     "gpus": 8,
+    "cost": {"perGpuHour": "2", "perHour": "16"},
     "engine": {"image": "server:1", "version": "0.33.0"},
 }
 
@@ -156,6 +157,7 @@ async def test_a_service_shows_its_bounds_gpus_engine_and_slo() -> None:
         ("replicas_max", 5),
         ("gpus", 6),
         ("gpus_desired", 8),
+        ("gpu_dollars_per_hour", 2),
     ):
         assert f"llmservice_{name}{{{labels}}} {value}.0" in text
     assert f"llmservice_slo_objective_ratio{{{labels}}} 0.9" in text

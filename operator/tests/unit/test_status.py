@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -366,6 +367,24 @@ def test_gpus_are_those_of_all_replicas() -> None:
     assert (update.status["gpus"], update.status["ready"]) == (12, "0/3")
     on_cpu = build_status(a_service({"accelerator": {"type": "cpu"}}), PIN, SERVING, NOW)
     assert on_cpu.status["gpus"] == 0
+
+
+@pytest.mark.parametrize(
+    ("price", "cost"),
+    [
+        ("2.5", {"perGpuHour": "2.5", "perHour": "30"}),
+        ("0.10", {"perGpuHour": "0.1", "perHour": "1.2"}),
+        ("0", {"perGpuHour": "0", "perHour": "0"}),
+        (None, None),
+    ],
+)
+def test_the_cost_is_the_price_of_the_gpus_of_all_replicas(
+    price: str | None, cost: dict[str, str] | None
+) -> None:
+    service = a_service({"replicas": 3, "accelerator": {"count": 4}})
+    gpu_price = None if price is None else Decimal(price)
+    update = build_status(service, PIN, Observation(), NOW, gpu_price=gpu_price)
+    assert update.status.get("cost") == cost
 
 
 def test_a_message_is_never_too_long_for_the_api_server() -> None:

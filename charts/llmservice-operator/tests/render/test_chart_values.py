@@ -199,6 +199,7 @@ def classes_in(settings: OperatorSettings) -> dict[str, Any]:
 def classes_of(everything: dict[str, Any]) -> dict[str, Any]:
     """Return the accelerator classes of the values, with quantities as the operator writes them."""
     classes: dict[str, Any] = copy.deepcopy(everything["acceleratorClasses"])
+    classes["mig-3g"]["pricePerHour"] = "1.25"
     classes["mig-3g"]["resources"]["requests"]["cpu"] = "4"
     classes["mig-3g"]["resources"]["extended"]["rdma/hca"] = "1"
     return classes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -35,6 +36,8 @@ class AcceleratorClass(Fields):
     gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
     """Number of GPUs or MIG slices of each node. None: the chart value gpusPerNode for whole GPUs,
     and no limit for slices."""
+    price_per_hour: Annotated[Decimal, Field(ge=0, le=100_000)] | None = None
+    """Price of one GPU or slice per hour, in US dollars. None: unknown."""
     resources: Resources = Resources()
     """CPU, memory, disk and devices of a replica on these nodes. An amount in the spec takes
     precedence."""

@@ -110,6 +110,15 @@ class SloStatus(Fields):
     """Percentage of the requests that met the SLO."""
 
 
+class CostStatus(Fields):
+    """Price of the GPUs, in US dollars."""
+
+    per_gpu_hour: Annotated[str, Field(max_length=32)]
+    """Price of one GPU per hour: pricePerHour of the accelerator class."""
+    per_hour: Annotated[str, Field(max_length=32)]
+    """Price per hour of the GPUs that the desired replicas need."""
+
+
 class RolloutStatus(Fields):
     in_place_since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """Start of the rollout in place. From this time on, each old replica terminates before its
@@ -189,6 +198,9 @@ class LLMServiceStatus(Fields):
     """Ready replicas out of the desired number, such as 1/2."""
     gpus: Annotated[int, Field(ge=0)] | None = None
     """Total number of GPUs that the desired replicas need."""
+    cost: CostStatus | None = None
+    """Price of the GPUs; absent if the accelerator class has no pricePerHour in the chart's
+    values."""
     selector: Annotated[str, Field(max_length=256)] | None = None
     """Label selector of the pods that serve requests, one per replica. `kubectl scale` and
     autoscalers read it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 from pydantic import ValidationError
 
@@ -12,6 +13,12 @@ from llmservice_operator.api.pods import ResourceAmounts, Resources, Template
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.scaling.hardware import is_amd, is_known
+
+
+def gpu_price(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> Decimal | None:
+    """Return the price in US dollars of one GPU of the service per hour; None if it is unknown."""
+    chosen = classes.get(service.spec.accelerator.gpu_class or "")
+    return None if chosen is None else chosen.price_per_hour
 
 
 def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> LLMService:

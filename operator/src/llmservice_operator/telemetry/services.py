@@ -38,16 +38,18 @@ class _StatusFacts(NamedTuple):
     updated: int
     desired: int | None
     gpus_desired: int | None
+    gpu_price: float | None
     engine: tuple[str, str] | None
     """vLLM version and image."""
 
 
-_NUMBERS: tuple[tuple[str, str, Callable[[_StatusFacts], int | None]], ...] = (
+_NUMBERS: tuple[tuple[str, str, Callable[[_StatusFacts], float | None]], ...] = (
     ("replicas", "Replicas that exist", lambda it: it.replicas),
     ("replicas_ready", "Ready replicas", lambda it: it.ready),
     ("replicas_updated", "Replicas of the current spec", lambda it: it.updated),
     ("replicas_desired", "Replicas that should exist", lambda it: it.desired),
     ("gpus_desired", "GPUs of the replicas that should exist", lambda it: it.gpus_desired),
+    ("gpu_dollars_per_hour", "Price of one GPU per hour", lambda it: it.gpu_price),
 )
 
 
@@ -158,7 +160,7 @@ def _facts_of(spec: LLMServiceSpec) -> _SpecFacts:
 
 def _facts_in(status: Mapping[str, Any]) -> _StatusFacts:
     _, _, desired = (status.get("ready") or "").partition("/")
-    engine = status.get("engine")
+    engine, cost = status.get("engine"), status.get("cost")
     return _StatusFacts(
         conditions=tuple(
             (each["type"], each["status"], each["reason"]) for each in status.get("conditions", ())
@@ -168,6 +170,7 @@ def _facts_in(status: Mapping[str, Any]) -> _StatusFacts:
         updated=status.get("updatedReplicas", 0),
         desired=int(desired) if desired else None,
         gpus_desired=status.get("gpus"),
+        gpu_price=float(cost["perGpuHour"]) if cost else None,
         engine=(engine["version"], engine["image"]) if engine else None,
     )
 
