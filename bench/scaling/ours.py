@@ -126,4 +126,4 @@ def _report(view: Simulation, pod: Pod) -> ReplicaReport:
 
 def _snapshot(view: Simulation, pod: Pod) -> Snapshot:
     limits = view.workload.hardware.limits
-    return snapshot_of(view.fleet, pod.engine, limits, view.now, pod.created)
+    return snapshot_of(view.fleet, pod.engine, limits, view.now, pod.started)

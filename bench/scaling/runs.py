@@ -11,7 +11,7 @@ from scaling.ours import Ours
 from scaling.peers import peers
 from scaling.simulation import Policy, Scenario, Simulation
 from scaling.truth import Truth, truth_of
-from scaling.unseen import UNSEEN
+from scaling.unseen import CONSTANT, UNSEEN
 from scaling.workloads import GATE_WORKLOADS, PREFIX_CACHE, Traffic, Workload
 
 OURS, ORACLE = "ours", "oracle"
@@ -19,7 +19,9 @@ SEEDS = (1, 2, 3)
 PRIORS = (1.0, 0.75, 1.33)
 GATE_COLD_STARTS = (60.0, 180.0)
 OTHER_COLD_STARTS = (30.0, 300.0)
-WORKLOADS = {workload.name: workload for workload in (*GATE_WORKLOADS, PREFIX_CACHE, *UNSEEN)}
+WORKLOADS = {
+    workload.name: workload for workload in (*GATE_WORKLOADS, PREFIX_CACHE, *UNSEEN, *CONSTANT)
+}
 
 OUTAGE_SECONDS = 300.0
 HUNG_SHARE = 0.4
@@ -57,6 +59,7 @@ class Result:
     cut: int
     replicas_lost: int
     """Replicas that were removed while no metrics were available."""
+    scale_ups: int
 
 
 def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
@@ -89,6 +92,8 @@ def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 def unseen_runs(peer_names: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[Run]:
     """Yield the runs of the workloads for which nothing was tuned, each beside the oracle and every
     peer.
+
+    Our policy also runs the workloads with a disturbance without it, and the constant workloads.
     """
     for workload in UNSEEN:
         if not workload.is_present():
@@ -98,6 +103,12 @@ def unseen_runs(peer_names: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator
                 yield Run(workload.name, 60.0, policy, seed, event=workload.event)
         for name in peer_names:
             yield Run(workload.name, 60.0, name, seeds[0], event=workload.event)
+        if workload.event:
+            for seed in seeds:
+                yield Run(workload.name, 60.0, OURS, seed)
+    for workload in CONSTANT:
+        for seed in seeds:
+            yield Run(workload.name, 60.0, OURS, seed)
 
 
 def peer_names() -> tuple[str, ...]:
@@ -170,4 +181,5 @@ def result_of(run: Run) -> Result:
         0.0 if workload.burst_at is None else simulation.recovery_seconds(workload.burst_at),
         simulation.cut,
         lost,
+        simulation.scale_ups,
     )

@@ -19,6 +19,9 @@ time to adapt."""
 
 DRAIN_DEADLINE_SECONDS = 600.0
 COLD_START_SPREAD = (0.85, 1.25)
+HUNG_SECONDS = 180.0
+"""Time in seconds after which the kubelet restarts a model server whose engine hangs: 120 s until
+the server reports the hang, and a minute of failed probes."""
 BUCKET_SECONDS = 20.0
 
 
@@ -30,6 +33,8 @@ class Pod:
     engine: int
     created: float
     ready_due: float
+    started: float
+    """Start time of the model server's process."""
     is_ready: bool = False
     ready_at: float | None = None
     draining_since: float | None = None
@@ -53,8 +58,9 @@ class Scenario:
     numbered from 1 in order of creation, without those that exist at the start of the simulation.
     """
     hung_at: float | None = None
-    """Time in seconds at which the engine of the oldest replica stops for good. The replica stays
-    Ready and reports its last counters. None if no engine hangs."""
+    """Time in seconds at which the engine of the oldest replica hangs. The replica stays Ready and
+    reports its last counters, until its model server is restarted after HUNG_SECONDS. None if no
+    engine hangs."""
     restart: tuple[float, float] | None = None
     """Start and end in seconds of a span in which no metrics server runs. The one that starts
     afterwards knows only what the status contains. None if there is none."""
@@ -87,6 +93,7 @@ class Simulation:
     history: list[tuple[float, int, int, float]] = field(default_factory=list)
     """Tuples of time, desired replicas, ready replicas, and requests in the service."""
     events: int = 0
+    scale_ups: int = 0
     cut: int = 0
 
     def __post_init__(self) -> None:
@@ -142,6 +149,7 @@ class Simulation:
         step, limits = hardware.step_array, hardware.limits_array
         slo = slo_array(self.workload.slo)
         first = 0
+        hung: Pod | None = None
         while self.now < self.traffic.seconds:
             active = np.array(
                 [pod.engine for pod in self.pods if pod.is_ready or pod.is_draining], np.int64
@@ -153,10 +161,15 @@ class Simulation:
             self.now = until
             self._advance_pods()
             if self.now == self.scenario.hung_at:
-                self.fleet.clock[self.ready[0].engine] = np.inf
+                hung = self.ready[0]
+                self.fleet.clock[hung.engine] = np.inf
+            if hung in self.pods and self.now == (self.scenario.hung_at or 0) + HUNG_SECONDS:
+                self._restart(hung)
             desired = policy.step(self)
             if desired is not None and desired != self.desired:
-                self.events += self.now > EXCLUDED_SECONDS
+                is_counted = self.now > EXCLUDED_SECONDS
+                self.events += is_counted
+                self.scale_ups += is_counted and desired > self.desired
                 self.desired = desired
                 self._scale(policy)
             if self.now > EXCLUDED_SECONDS:
@@ -169,18 +182,33 @@ class Simulation:
         if not self._free:
             raise RuntimeError("more pods than engines: the policy ignores its maximum")
         engine = self._free.popleft()
-        for row in (*self.fleet[7:8], *self.fleet[10:]):
-            row[engine] = 0
-        low, high = COLD_START_SPREAD
-        due = self.now + self.scenario.cold_start * self._rng.uniform(low, high)
+        self._clear(engine)
+        due = self._ready_due()
         if not ready_now:
             self._created += 1
             if self._created == self.scenario.never_ready:
                 due = np.inf
-        pod = Pod(f"pod-{self._created}-{engine}", engine, self.now, due)
+        pod = Pod(f"pod-{self._created}-{engine}", engine, self.now, due, self.now)
         self.pods.append(pod)
         if ready_now:
             self._become_ready(pod)
+
+    def _ready_due(self) -> float:
+        low, high = COLD_START_SPREAD
+        return self.now + self.scenario.cold_start * self._rng.uniform(low, high)
+
+    def _clear(self, engine: int) -> None:
+        """Set the counters of an engine to zero."""
+        for row in (*self.fleet[7:8], *self.fleet[10:]):
+            row[engine] = 0
+
+    def _restart(self, pod: Pod) -> None:
+        """Restart the model server of a pod. The requests in it are lost."""
+        self._empty(pod.engine)
+        self._clear(pod.engine)
+        self.fleet.routable[pod.engine] = 0
+        pod.is_ready, pod.ready_at = False, None
+        pod.ready_due, pod.started = self._ready_due(), self.now
 
     def _become_ready(self, pod: Pod) -> None:
         pod.is_ready, pod.ready_at = True, self.now
@@ -203,12 +231,16 @@ class Simulation:
         self.pods = kept
 
     def _remove(self, pod: Pod) -> None:
-        engine, fleet = pod.engine, self.fleet
+        self._empty(pod.engine)
+        self._free.append(pod.engine)
+
+    def _empty(self, engine: int) -> None:
+        """Drop the requests in an engine."""
+        fleet = self.fleet
         fleet.running[engine] = fleet.waiting[engine] = 0
         fleet.kv_used[engine] = fleet.kv_read[engine] = 0
         fleet.head[engine] = fleet.tail[engine] = -1
         fleet.head_admitted[engine] = 0
-        self._free.append(engine)
 
     def _scale(self, policy: Policy) -> None:
         have = self.ready + self.pending

@@ -9,7 +9,7 @@ import csv
 import gzip
 import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -170,3 +170,36 @@ UNSEEN = (
 )
 """Workloads of which no figure was known when the product was tuned. A workload whose trace is
 absent is left out, and its gates then miss."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Traffic at a constant rate for two hours. Lengths are in tokens."""
+
+    rate: float
+    """Requests per second."""
+    prompt: float
+    answer: float
+    spread: float = 0.8
+    """Coefficient of variation of both lengths."""
+    saved: float = 0.0
+    """Share of each prompt that the prefix cache saves."""
+
+    def __call__(self, rng: Generator) -> Traffic:
+        seconds = 7200.0
+        arrival = _poisson(rng, self.rate, seconds)
+        prompt = lognormal(rng, self.prompt, self.spread, 8, 16_000, len(arrival))
+        answer = lognormal(rng, self.answer, self.spread, 2, 20_000, len(arrival))
+        cached = (self.saved * prompt).astype(np.int64)
+        return traffic_of(arrival, prompt, answer, seconds, cached)
+
+
+CONSTANT = (
+    Workload("constant-chat", H100, 12, Constant(20, 600, 200)),
+    Workload("constant-long-prompts", H100, 12, Constant(12, 4000, 60)),
+    Workload("constant-long-answers", H100, 24, Constant(2, 400, 4000, 0.4)),
+    Workload("constant-uneven", H100, 12, Constant(10, 800, 300, 2.0)),
+    Workload("constant-cached", H100, 12, Constant(20, 2500, 150, 0.5, 0.8)),
+    Workload("constant-small-gpu", A10, 24, Constant(6, 300, 150)),
+)
+"""Mixes at a constant rate, for which a policy need not change the replicas."""

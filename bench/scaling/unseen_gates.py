@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from scaling.cliff import MOST_FALL, Finding
 from scaling.gates import Gate
 from scaling.runs import ORACLE, OURS, SEEDS, Result
-from scaling.unseen import UNSEEN
+from scaling.unseen import CONSTANT, UNSEEN
 
 REACHABLE_PERCENT = 95.0
 """Attainment of the oracle from which ours is judged."""
@@ -18,7 +18,16 @@ def unseen_gates(results: Iterable[Result]) -> list[Gate]:
     Each workload counts with one value in `unseen_slo`: the lowest of its seeds. A workload without
     results makes the gates miss.
     """
-    by_key = {(r.run.workload, r.run.policy, r.run.seed): r for r in results}
+    every = list(results)
+    events = {workload.name: workload.event for workload in UNSEEN}
+    by_key = {
+        (r.run.workload, r.run.policy, r.run.seed): r
+        for r in every
+        if r.run.event == events.get(r.run.workload, "")
+    }
+    undisturbed = {
+        (r.run.workload, r.run.seed): r for r in every if r.run.policy == OURS and not r.run.event
+    }
     names = [workload.name for workload in UNSEEN]
     peers = sorted({policy for _, policy, _ in by_key} - {OURS, ORACLE})
     first = SEEDS[0]
@@ -42,6 +51,19 @@ def unseen_gates(results: Iterable[Result]) -> list[Gate]:
         for peer in peers
         if _dominates(of(name, peer, first), of(name, OURS, first))
     ]
+
+    def loss(name: str) -> tuple[float, ...]:
+        """Return the points of attainment that the disturbance of a workload costs."""
+        return tuple(
+            _attained(undisturbed.get((name, seed))) - _attained(of(name, OURS, seed))
+            for seed in SEEDS
+        )
+
+    def most_scale_ups(seed: int) -> float:
+        found = [undisturbed.get((workload.name, seed)) for workload in CONSTANT]
+        counts = [float(it.scale_ups) for it in found if it is not None]
+        return max(counts) if len(counts) == len(found) else math.nan
+
     for name, peer in dominated:
         print(f"dominated: {name} by {peer}")
     is_compared = bool(peers) and all(of(name, OURS, first) for name in names)
@@ -50,6 +72,9 @@ def unseen_gates(results: Iterable[Result]) -> list[Gate]:
         Gate("unseen_dominated", 0, False, "", (float(len(cells)),) if is_compared else ()),
         Gate("unseen_slo", 90, True, "%", tuple(reached)),
         Gate("unseen_gpu_hours_vs_oracle", 1.3, False, "", tuple(hours)),
+        Gate("constant_load_events", 2, False, "", tuple(map(most_scale_ups, SEEDS))),
+        Gate("recovery_after_restart", 2, False, "pt", loss("restart-in-burst")),
+        Gate("hung_replica", 3, False, "pt", loss("hung-replica")),
     ]
 
 
