@@ -5,7 +5,9 @@ and that every route of these versions was reviewed.
 record of the pinned version with the installed vLLM.
 """
 
+import gc
 import json
+from contextlib import nullcontext
 from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
@@ -178,3 +180,27 @@ def test_a_list_is_refused_at_its_first_wrong_item() -> None:
         assert refused.value.error_count() == 2
     finally:
         core_schema.list_schema = lists
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_garbage_collector_waits_for_the_end_of_the_imports(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    collects = []
+
+    def find(symbol: str) -> str:
+        collects.append(gc.isenabled())
+        if fails:
+            raise ImportError(symbol)
+        return symbol
+
+    monkeypatch.setattr(compat, "_find", find)
+    monkeypatch.setattr(compat, "_stop_at_the_first_wrong_item", lambda: None)
+    try:
+        with pytest.raises(ImportError) if fails else nullcontext():
+            compat.load_vllm.__wrapped__()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+    assert set(collects) == {False}
