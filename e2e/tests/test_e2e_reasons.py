@@ -27,6 +27,22 @@ NOWHERE = {"nodeSelector": {"llmservice-test/nowhere": "true"}}
 
 CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
     # Name of the service: (faulty part of its spec, reason, part of the message).
+    # The first three use a CPU at every restart, so they are deleted first.
+    "wrong-argument": (
+        {"engine": {"extraArgs": ["--kv-cache-memory-bytes=lots"]}},
+        "InvalidEngineArgument",
+        "--kv-cache-memory-bytes",
+    ),
+    "unknown-error": (
+        {"engine": {"env": [{"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": "lots"}]}},
+        "LoadFailed",
+        Reason.LOAD_FAILED.hint,
+    ),
+    "no-memory": (
+        {"resources": {"requests": {"cpu": "20m"}, "limits": {"memory": "64Mi"}}},
+        "OutOfMemory",
+        Reason.OUT_OF_MEMORY.hint,
+    ),
     "no-image": (
         {"engine": {"image": "registry.invalid/server:1"}},
         "ImagePullError",
@@ -53,21 +69,6 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
         "unbound immediate PersistentVolumeClaims",
     ),
     "no-node": ({"template": NOWHERE}, "Unschedulable", "0/1 nodes are available"),
-    "no-memory": (
-        {"resources": {"requests": {"cpu": "20m"}, "limits": {"memory": "64Mi"}}},
-        "OutOfMemory",
-        Reason.OUT_OF_MEMORY.hint,
-    ),
-    "wrong-argument": (
-        {"engine": {"extraArgs": ["--kv-cache-memory-bytes=lots"]}},
-        "InvalidEngineArgument",
-        "--kv-cache-memory-bytes",
-    ),
-    "unknown-error": (
-        {"engine": {"env": [{"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": "lots"}]}},
-        "LoadFailed",
-        Reason.LOAD_FAILED.hint,
-    ),
 }
 
 
@@ -99,7 +100,7 @@ def until_reason(
 
 @pytest.fixture(scope="module", autouse=True)
 def services(cluster: Cluster, namespace: str, images: Images) -> None:
-    """Create all services together: most can fail while others still wait for a CPU."""
+    """Create the services together: most can fail while others still wait for a CPU."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -115,7 +116,6 @@ def services(cluster: Cluster, namespace: str, images: Images) -> None:
         small("no-server", engine={"image": images.operator}),
         small(SLOW, f"hf://{SLOW_MODEL}"),
         small(IMPATIENT, template=NOWHERE),
-        small(KILLED),
         small(HEALTHY),
     ]
     cluster.apply({"apiVersion": "v1", "kind": "List", "items": [claim, *made]}, namespace)
@@ -219,6 +219,8 @@ def test_a_server_that_stands_still_is_not_ready_and_then_serves_on(
 def test_a_server_that_is_killed_again_and_again_is_told_as_such(
     cluster: Cluster, namespace: str
 ) -> None:
+    cluster.apply(small(KILLED), namespace)
+
     def is_told() -> str:
         found = ready(cluster, KILLED, namespace)
         if found.get("reason") != "CrashLoop":

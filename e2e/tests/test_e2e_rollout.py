@@ -187,7 +187,6 @@ def test_a_node_drain_can_evict_every_replica_and_only_one_at_a_time(
     for pod in others:
         eventually(partial(evict, cluster, namespace, pod), within=PATIENCE, every=1)
     eventually(lambda: not before & pods(), within=PATIENCE)
-    wait_ready(cluster, name, namespace)
 
 
 def evict(cluster: Cluster, namespace: str, pod: str) -> bool:
