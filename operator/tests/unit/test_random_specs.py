@@ -25,8 +25,8 @@ from operator_support.spec_fields import SCHEMA
 from random_specs import SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 
-PAIRS = 400
-"""Number of pairs of specs, so the tests try 800 specs."""
+PAIRS = 200
+"""Number of pairs of specs, so the tests try 400 specs."""
 
 
 class Operator:

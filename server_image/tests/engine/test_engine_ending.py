@@ -21,7 +21,7 @@ TOKENS = 400
 CONTEXT = 2048
 """Length of the context in tokens. It is so large that the longest responses take seconds, even if
 no other process uses the machine."""
-ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "3"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from server_support.engine import flags_for, running_server
 from server_support.preloaded import Preloaded
 from server_support.rollout import KeepAliveClient, Tally
 
-ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "3"))
 
 
 @pytest.fixture(scope="module")
