@@ -2,11 +2,13 @@
 their own, other releases, and restarts after an upgrade.
 """
 
+import json
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,8 +26,10 @@ from chart_support.helm import (
     Manifest,
     Values,
     find,
+    helm,
     render,
 )
+from llmservice_operator.metrics_server.certificates import issue, server_context
 from value_sets import rendered
 
 
@@ -241,6 +245,31 @@ def test_ids_of_ones_own_replace_those_of_the_chart_even_if_they_are_zero() -> N
             assert context["runAsNonRoot"] is True
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"metricsAPI": {"enabled": False}}, "The operator itself scales the services"),
+        (
+            {"metricsAPI": {"enabled": False}, "keda": {"enabled": True}},
+            "KEDA scales the services.",
+        ),
+        ({"watchNamespaces": ["team-a"]}, "--user=alice --role=llmservice-operator-edit"),
+        (
+            {"metricsServer": {"port": 10260, "hostNetwork": {"enabled": True}}},
+            "must admit privileged pods",
+        ),
+        ({"namespaceOverride": "llm"}, "is installed in namespace llm."),
+    ],
+)
+def test_the_notes_tell_the_effects_of_a_value(values: Values, sentence: str) -> None:
+    printed = helm(
+        *("install", RELEASE, str(CHART), "--dry-run=client", "--values", "-"),
+        stdin=json.dumps(values),
+    )
+
+    assert sentence in printed.partition("NOTES:")[2]
+
+
 def asked(name: str) -> list[str]:
     """Return the URLs that `helm test` asks."""
     command = find(rendered(name), "Pod")["spec"]["containers"][0]["command"]
@@ -292,6 +321,19 @@ def run_helm_test(*urls: str) -> tuple[int, str]:
 
 def test_helm_test_passes_if_every_component_is_ready(address: str) -> None:
     assert run_helm_test(f"{address}/readyz") == (0, f"{address}/readyz: 200\n")
+
+
+def test_helm_test_sees_that_the_metrics_server_serves_tls_to_the_api_server_only() -> None:
+    certificate = issue(["localhost"], datetime(2026, 1, 1, tzinfo=UTC))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
+    context = server_context(certificate, certificate.authority.decode())
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://127.0.0.1:{server.server_port}"
+
+    assert run_helm_test(url) == (0, f"{url}: serves TLS\n")
+    server.shutdown()
+    server.server_close()
 
 
 def test_helm_test_names_what_is_not_ready_and_what_does_not_answer(address: str) -> None:
