@@ -416,6 +416,17 @@ def test_misses_that_load_does_not_explain_lower_the_capacity() -> None:
     assert 0.35 <= after < 0.75
 
 
+def test_a_few_requests_that_wait_behind_a_long_prompt_do_not_excuse_misses() -> None:
+    running = service(2)
+    running.run(300, rate=10)
+    running.servers[0].waiting = 20
+    after = running.run(300, rate=10, met=0.8)
+
+    assert after.parts is not None
+    assert after.parts.backlog > 0
+    assert after.capacity_factor < 0.75
+
+
 def test_without_an_slo_misses_mean_nothing() -> None:
     running = service(2)
     running.slo = ServiceLevelObjective(None, None)

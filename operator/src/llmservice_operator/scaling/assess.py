@@ -40,6 +40,10 @@ CERTAINTY = 3.0
 """Number of standard deviations by which a load must exceed the replicas to be certain before it
 was watched for STEADY_SECONDS."""
 
+NOTABLE_BACKLOG = 0.05
+"""Share of the load above which a backlog explains misses. Behind a long prompt, a few requests
+always wait."""
+
 GAP_SECONDS = 30.0
 """Time in seconds without a known demand after which a scale-down waits for a whole window again.
 The HorizontalPodAutoscaler does not remember more than its recommendations."""
@@ -200,7 +204,8 @@ def _assess(
             expected=misses(load * rate, usual, state.fit.model, limits, slo).share,
             utilization=load,
             # A burst that is seen for the first time is no load yet, but explains misses.
-            has_backlog=parts.backlog > 0 or burst_of(tracking.likely(), price) is not None,
+            has_backlog=parts.backlog > NOTABLE_BACKLOG * parts.load
+            or burst_of(tracking.likely(), price) is not None,
             # The misses of an overload are counted until one minute after the delayed requests have
             # finished.
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
