@@ -205,6 +205,33 @@ def test_capacity_rises_above_the_model_only_on_proof(change: dict[str, Any], va
     assert look(CapacityFactor(), 100.0, **change).value == pytest.approx(value)
 
 
+def after_minutes(minutes: int, **change: Any) -> float:
+    """Return κ after some minutes with one evidence every five seconds."""
+    factor = CapacityFactor()
+    for i in range(12 * minutes):
+        factor = look(factor, 5.0 * i, **change)
+    return factor.value
+
+
+def test_a_model_that_expects_few_misses_is_corrected_after_hours_without_any() -> None:
+    # The model expects one miss in two minutes.
+    assert after_minutes(3, expected=0.005) == 1
+    assert after_minutes(120, expected=0.005) == pytest.approx(1.01**30, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"missed": 0.004}, id="about as many misses as expected"),
+        pytest.param({"utilization": 0.6}, id="replicas that are not busy"),
+        pytest.param({"expected": 0.0}, id="no misses expected"),
+        pytest.param({"has_backlog": True}, id="a backlog"),
+    ],
+)
+def test_hours_that_prove_nothing_leave_the_capacity_factor(change: dict[str, Any]) -> None:
+    assert after_minutes(120, **{"expected": 0.005, **change}) == 1
+
+
 def test_the_behavior_jumps_up_and_walks_down() -> None:
     behavior = behavior_for(24, 150)
 

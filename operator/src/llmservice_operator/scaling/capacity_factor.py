@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 
 PERIOD_SECONDS = 15.0
+MINUTE_SECONDS = 60.0
+"""Time span in seconds that an evidence covers."""
 FEWEST_REQUESTS = 20
 """Minimum number of judged requests in the last minute. With fewer, the factor stays the same."""
 
@@ -17,8 +19,8 @@ CLEARLY_MET = 0.4
 """Share of the allowed misses. While busy replicas cause fewer misses than this, a factor below 1
 rises again."""
 FEWEST_EXPECTED = 2.0
-"""Minimum number of expected misses in a minute. If fewer are expected, their absence does not
-prove spare capacity."""
+"""Minimum number of expected misses, in a minute or since the last proof. If fewer are expected,
+their absence does not prove spare capacity."""
 
 FASTEST_FALL = 0.05
 RISE = 1.01
@@ -63,6 +65,12 @@ class CapacityFactor:
     moved_at: float = -1e18
     overloaded_at: float = -1e18
     """Time when the replicas were last full or had a backlog. Misses at such times are expected."""
+    watched_at: float = -1e18
+    """Time of the last evidence of busy replicas."""
+    expected: float = 0.0
+    """Misses that the model expected of busy replicas since the last proof."""
+    missed: float = 0.0
+    """Misses that happened meanwhile. Both leave out those that more replicas do not prevent."""
 
     def corrected(self, now: float, seen: Evidence) -> "CapacityFactor":
         """Return κ corrected by the evidence of the last minute."""
@@ -78,10 +86,29 @@ class CapacityFactor:
         if excess > allowed:
             fall = min(FASTEST_FALL, 0.5 * (excess - allowed))
             return replace(self, value=max(LOWEST, self.value * (1 - fall)), moved_at=now)
-        is_busy = seen.utilization > BUSY
-        is_proof = is_busy and expected * seen.judged >= FEWEST_EXPECTED
-        if is_proof and excess < FEW_MISSES * expected:
+        if seen.utilization <= BUSY:
+            return self
+        if expected * seen.judged >= FEWEST_EXPECTED and excess < FEW_MISSES * expected:
             return replace(self, value=min(HIGHEST, self.value * RISE), moved_at=now)
-        if self.value < 1 and is_busy and excess < CLEARLY_MET * seen.allowed:
+        if self.value < 1 and excess < CLEARLY_MET * seen.allowed:
             return replace(self, value=min(1.0, self.value * RISE), moved_at=now)
-        return self
+        return self._watched(now, expected * seen.judged, excess * seen.judged)
+
+    def _watched(self, now: float, expected: float, missed: float) -> "CapacityFactor":
+        """Add the misses of the last minute to those of the minutes before.
+
+        A model may expect only a few misses an hour, and still be pessimistic.
+        """
+        share = min(max(now - self.watched_at, 0.0), MINUTE_SECONDS) / MINUTE_SECONDS
+        expected, missed = self.expected + share * expected, self.missed + share * missed
+        if expected < FEWEST_EXPECTED:
+            return replace(self, watched_at=now, expected=expected, missed=missed)
+        is_proof = missed < FEW_MISSES * expected
+        return replace(
+            self,
+            value=min(HIGHEST, self.value * RISE) if is_proof else self.value,
+            moved_at=now if is_proof else self.moved_at,
+            watched_at=now,
+            expected=0.0,
+            missed=0.0,
+        )
