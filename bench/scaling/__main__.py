@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from scaling.cliff import CASES, search
+from scaling.forecast import forecast_gates
 from scaling.gates import (
     CELLS,
     Figures,
@@ -92,7 +94,7 @@ def run_unseen(names: tuple[str, ...], wanted: set[str], jobs: int) -> int:
             print(f"{workload.name}: left out, because {workload.needs} does not exist")
     results = run_all([run for run in unseen_runs(names, SEEDS) if run.workload in wanted], jobs)
     print_runs(results)
-    for gate in unseen_gates(results):
+    for gate in chain(unseen_gates(results), forecast_gates(jobs)):
         print(gate.line, flush=True)
     return 0
 

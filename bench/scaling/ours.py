@@ -16,6 +16,7 @@ from llmservice_operator.scaling.calibration import (
     resumed,
     shortest_period,
 )
+from llmservice_operator.scaling.forecast import LoadHistory
 from llmservice_operator.scaling.hpa import Behavior, HpaSpec, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.signals import (
@@ -38,6 +39,8 @@ class Ours:
     """Computes the demand at every scrape, and the replicas at every sync of the HPA."""
 
     prior_factor: float = 1.0
+    history: LoadHistory = field(default_factory=LoadHistory)
+    """Load of the weeks before."""
     state: ScalingState | None = None
     hpa: HpaState = field(default_factory=HpaState)
     behavior: Behavior | None = None
@@ -75,7 +78,8 @@ class Ours:
         state = self.state
         if state is None:
             state = ScalingState(
-                StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor))
+                StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor)),
+                history=self.history,
             )
             if self.stored is not None:
                 state = resumed(state, self.stored)

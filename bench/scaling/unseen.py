@@ -53,7 +53,8 @@ def _poisson(rng: Generator, rate: float, seconds: float, since: float = 0.0) ->
     return since + np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
 
 
-def _chat(rng: Generator, arrival: Array, seconds: float) -> Traffic:
+def chat_at(rng: Generator, arrival: Array, seconds: float) -> Traffic:
+    """Return requests of a chat with these arrival times."""
     count = len(arrival)
     prompt = lognormal(rng, 500, 1.0, 8, 8000, count)
     return traffic_of(arrival, prompt, lognormal(rng, 210, 0.8, 2, 1500, count), seconds)
@@ -93,7 +94,7 @@ def sparse_then_rush(rng: Generator) -> Traffic:
     arrival = np.concatenate(
         [_poisson(rng, 1 / 60, begins), _poisson(rng, 25, seconds - begins, begins)]
     )
-    return _chat(rng, arrival, seconds)
+    return chat_at(rng, arrival, seconds)
 
 
 def whale(rng: Generator) -> Traffic:
@@ -102,7 +103,7 @@ def whale(rng: Generator) -> Traffic:
     """
     seconds = 3600.0
     chat, long = _poisson(rng, 40, seconds), _poisson(rng, 0.1, seconds)
-    plain = _chat(rng, np.concatenate([chat, long]), seconds)
+    plain = chat_at(rng, np.concatenate([chat, long]), seconds)
     prompt = plain.prompt.copy()
     prompt[len(chat) :] = 100_000
     order = np.argsort(plain.arrival, kind="stable")
@@ -142,7 +143,7 @@ def cache_collapse(rng: Generator) -> Traffic:
 
 def steady_chat(rng: Generator) -> Traffic:
     """Return 50 requests/s of chat for an hour."""
-    return _chat(rng, _poisson(rng, 50, 3600), 3600)
+    return chat_at(rng, _poisson(rng, 50, 3600), 3600)
 
 
 def small_model(rng: Generator) -> Traffic:

@@ -277,8 +277,20 @@ def _active(it: _Scaling, status: AutoscalingStatus) -> ConditionUpdate:
             f"{Reason.AT_MAXIMUM.hint}"
         )
         return ConditionUpdate(kind, "True", Reason.AT_MAXIMUM, _with_note(message, plan))
-    message = f"{_replicas(desired)} at {status.load} of {autoscaling.metric}."
+    message = f"{_replicas(desired)} at {status.load} of {autoscaling.metric}.{_foreseen(it)}"
     return ConditionUpdate(kind, "True", Reason.FOLLOWING_LOAD, _with_note(message, plan))
+
+
+def _foreseen(it: _Scaling) -> str:
+    """Return a sentence about the load that is foreseen. Empty without one."""
+    report = it.view.report
+    if report is None or not report.foreseen_percent:
+        return ""
+    replicas = it.autoscaling.clamp(math.ceil(report.foreseen_percent / it.autoscaling.target))
+    return (
+        f" {replicas} replicas are kept ready, because the load usually rises at this time "
+        "(forecast: Off stops this)."
+    )
 
 
 def _hindered(it: _Scaling) -> str | None:

@@ -141,6 +141,7 @@ class Service:
     """Share of the prompt tokens that the prefix cache saves."""
     held: int | None = None
     """Requests that the router holds."""
+    forecasts: bool = True
 
     def run(
         self,
@@ -178,7 +179,12 @@ class Service:
         reports = tuple(
             server.report(self.now, is_heard=server.name not in silent) for server in self.servers
         )
-        self.state, self.last = assess(self.state, Scrape(self.now, reports, self.held), self.slo)
+        self.state, self.last = assess(
+            self.state,
+            Scrape(self.now, reports, self.held),
+            self.slo,
+            forecasts=self.forecasts,
+        )
         percent = self.last.demand_percent
         return math.nan if percent is None else percent
 

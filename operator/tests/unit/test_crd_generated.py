@@ -108,6 +108,7 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.autoscaling.metric": "EffectiveGPUUtilization",
         "spec.autoscaling.minReplicas": 1,
         "spec.autoscaling.mode": "Active",
+        "spec.autoscaling.forecast": "Auto",
         "spec.autoscaling.provider": "Auto",
         "spec.autoscaling.targetGPUUtilization": 85,
         "spec.slo.objectivePercent": 95,

@@ -146,6 +146,16 @@ def test_the_usual_wait_for_a_node_is_no_delay_of_a_replica() -> None:
     assert found == [Reason.FOLLOWING_LOAD, Reason.NO_CAPACITY]
 
 
+def test_a_foreseen_rise_is_told_with_its_replicas_and_the_switch() -> None:
+    said = active(view(160.0, foreseen_percent=250.0))
+    assert said.reason is Reason.FOLLOWING_LOAD
+    assert said.message.endswith(
+        " 3 replicas are kept ready, because the load usually rises at this time "
+        "(forecast: Off stops this)."
+    )
+    assert "usually" not in active(view(160.0)).message
+
+
 def test_a_late_replica_that_the_load_does_not_need_is_no_lack_of_capacity() -> None:
     seen = replace(TWO, not_ready_since=NOW - timedelta(days=1))
     assert active(view(), seen).reason is Reason.FOLLOWING_LOAD

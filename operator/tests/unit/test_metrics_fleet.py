@@ -86,6 +86,23 @@ async def test_the_requests_that_the_routers_of_a_service_hold_raise_its_demand(
     assert after > before + 30
 
 
+@pytest.mark.parametrize(("forecast", "is_kept"), [("Auto", True), ("Off", False)])
+async def test_the_history_of_the_load_is_kept_unless_the_forecast_is_off(
+    world: World, forecast: str, is_kept: bool
+) -> None:
+    (scaled,) = world.services
+    autoscaling = {"maxReplicas": 4, "forecast": forecast}
+    world.services = [{**scaled, "spec": {**scaled["spec"], "autoscaling": autoscaling}}]
+    fleet = world.fleet()
+    await world.run(700, 8, fleet)
+
+    assert (fleet.learned[KEY].load_history is not None) is is_kept
+    reported = fleet.reports[KEY].calibration
+    assert reported is not None
+    # The report is read every few seconds, and nobody reads a history of two weeks in it.
+    assert reported.load_history is None
+
+
 async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
     world: World,
 ) -> None:
@@ -325,10 +342,10 @@ async def test_one_service_with_senseless_numbers_does_not_silence_the_others(
     world.services.insert(0, other)
     fleet = world.fleet()
 
-    def failing(state: Any, scrape: Any, *aim: Any) -> Any:
+    def failing(state: Any, scrape: Any, *aim: Any, **switches: Any) -> Any:
         if not scrape.replicas:
             raise ZeroDivisionError
-        return assess.assess(state, scrape, *aim)
+        return assess.assess(state, scrape, *aim, **switches)
 
     monkeypatch.setattr("llmservice_operator.metrics_server.fleet.assess", failing)
     await fleet.round(START + TICK)

@@ -58,6 +58,11 @@ class ScalingMode(StrEnum):
     PAUSED = "Paused"
 
 
+class ScalingForecast(StrEnum):
+    AUTO = "Auto"
+    OFF = "Off"
+
+
 class ScalingProvider(StrEnum):
     AUTO = "Auto"
     EXTERNAL = "External"
@@ -86,6 +91,12 @@ class Autoscaling(Fields):
     """Effect of autoscaling. Active: the number of replicas follows the load. Recommend: the
     operator does not change the number, and the status reports the number that Active would set.
     Paused: the operator does not change the number."""
+    forecast: ScalingForecast = ScalingForecast.AUTO
+    """Whether replicas are started before a load that usually rises at this time. Auto: if the load
+    rose at this time on five of the last seven days including a week ago, or on this day of the
+    week in the last two weeks, the replicas are ready when it rises again. Their number is at most
+    the usual one, and never lower than the present load needs. It applies to the metric
+    EffectiveGPUUtilization. Off: the load of past days is neither used nor stored."""
     provider: ScalingProvider = ScalingProvider.AUTO
     """Component that changes the number of replicas. External: a HorizontalPodAutoscaler that reads
     the metrics server through external.metrics.k8s.io. KEDA: a ScaledObject that reads the metrics

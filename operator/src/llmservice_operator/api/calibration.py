@@ -14,6 +14,13 @@ all greater lengths."""
 
 COLD_STARTS_KEPT: Final = 20
 
+SLOTS_OF_DAY: Final = 144
+"""Number of equal parts of a day in a history of the load."""
+
+HISTORY_SLOTS: Final = 15 * SLOTS_OF_DAY
+"""Number of slots in a history of the load. A day more than two weeks is kept, so that a ramp of
+two weeks ago is compared with the load before it."""
+
 Learned = Annotated[float, Field(ge=0)]
 Histogram = Annotated[
     tuple[Learned, ...],
@@ -68,6 +75,12 @@ class Calibration(Fields):
     tokens_per_step: Learned = 1.0
     """Mean number of tokens that the engine adds to a running request in one step; above 1 with
     speculative decoding."""
+    load_history: Annotated[str, Field(max_length=4 * HISTORY_SLOTS // 3 + 4)] | None = None
+    """Highest load of every ten minutes of the last two weeks, one byte each, in base64; absent if
+    autoscaling.forecast is Off. Byte 0 is an unknown load, and byte n is 10·(2^((n-1)/16) - 1) % of
+    one replica."""
+    history_slot: Annotated[int, Field(ge=0)] | None = None
+    """Number of ten-minute slots from 1970 until the end of loadHistory."""
     unmet_demand: UnmetDemand | None = None
     """Demand that exceeded the Ready replicas when the calibration was stored; absent if they
     sufficed. A metrics server that starts within two minutes answers with it immediately."""

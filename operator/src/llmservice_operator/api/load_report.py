@@ -120,6 +120,9 @@ class LoadReport(Fields):
     scale_down_window_seconds: float
     """Scale-down window in seconds: 1.5 times the duration of a cold start, but at least 90 and at
     most 600; 600 while the load is bursty."""
+    foreseen_percent: float = 0.0
+    """Load in percent of one replica for which replicas are started ahead of time, because it
+    usually rises at this time of day. It is included in the demand. 0 if no rise is foreseen."""
     is_bursty: bool = False
     """Whether the load of the last ten minutes came in bursts."""
     attainment_percent: float | None = None

@@ -13,7 +13,7 @@ from typing import Protocol
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.accelerator_class import AcceleratorClass
-from llmservice_operator.api.autoscaling import ScalingMetric
+from llmservice_operator.api.autoscaling import ScalingForecast, ScalingMetric
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
@@ -52,6 +52,18 @@ class Engines(Protocol):
     async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None: ...
 
 
+@dataclass(frozen=True)
+class _Aim:
+    """The part of the spec that an assessment uses."""
+
+    objective: ServiceLevelObjective
+    target_percent: float
+    forecasts: bool
+
+    def assess(self, state: ScalingState, scrape: Scrape) -> tuple[ScalingState, Assessment]:
+        return assess(state, scrape, self.objective, self.target_percent, forecasts=self.forecasts)
+
+
 @dataclass
 class _Service:
     """State of one service between two rounds."""
@@ -63,6 +75,7 @@ class _Service:
     """Engine and hardware from the spec; None before the spec was read."""
     objective: ServiceLevelObjective = field(default_factory=ServiceLevelObjective)
     target_percent: float = TARGET_PERCENT
+    forecasts: bool = False
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
     latencies: LatencyWindow = field(default_factory=LatencyWindow)
     learned: Calibration | None = None
@@ -231,12 +244,12 @@ class Fleet:
             tuple(scaling_view(it, answers.get(it.name)) for it in replicas),
             self._held_requests(key),
         )
-        aim = service.objective, service.target_percent
+        aim = _Aim(service.objective, service.target_percent, service.forecasts)
         reported_before = service.state.reported_percent
-        service.state, assessment = assess(service.state, scrape, *aim)
+        service.state, assessment = aim.assess(service.state, scrape)
         if learned is not None:
             own = replace(service.state, reported_percent=reported_before)
-            service.state, assessment = _assess_as_standby(own, learned, scrape, *aim)
+            service.state, assessment = _assess_as_standby(own, learned, scrape, aim)
         service.learned = calibration_of(service.state)
         service.is_known = assessment.missing != Missing.STARTING
         service.latencies = service.latencies.add(
@@ -288,6 +301,7 @@ class Fleet:
         )
         autoscaling = spec.autoscaling
         service.target_percent = TARGET_PERCENT
+        service.forecasts = autoscaling is not None and autoscaling.forecast is ScalingForecast.AUTO
         if autoscaling and autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
             service.target_percent = autoscaling.target
 
@@ -315,8 +329,7 @@ def _assess_as_standby(
     own: ScalingState,
     learned: Calibration,
     scrape: Scrape,
-    objective: ServiceLevelObjective,
-    target_percent: float,
+    aim: "_Aim",
 ) -> tuple[ScalingState, Assessment]:
     """Assess the scrape with the leader's calibration, and keep the calibration of this process
     separately.
@@ -325,7 +338,7 @@ def _assess_as_standby(
     this process.
     """
     as_leader = with_calibration(own, learned)
-    after, assessment = assess(as_leader, scrape, objective, target_percent)
+    after, assessment = aim.assess(as_leader, scrape)
     kept = replace(
         own,
         cold_starts=as_leader.cold_starts,

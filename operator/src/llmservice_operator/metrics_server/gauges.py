@@ -40,6 +40,11 @@ OF_SERVICE: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = 
     ("llm_cold_start_seconds", "Node assigned to Ready", lambda it: it.cold_start_seconds),
     ("llm_node_wait_seconds", "Created to node assigned", lambda it: it.node_wait_seconds),
     (
+        "llm_foreseen_load_percent",
+        "Load for which replicas are started ahead of time",
+        lambda it: it.foreseen_percent,
+    ),
+    (
         "llm_slo_attainment_percent",
         "Requests of the last minute within the SLO",
         lambda it: it.attainment_percent,

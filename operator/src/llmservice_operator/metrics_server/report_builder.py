@@ -66,6 +66,7 @@ def build_report(
         cold_start_seconds=assessment.cold_start_seconds,
         node_wait_seconds=assessment.node_wait_seconds,
         scale_down_window_seconds=assessment.scale_down_window_seconds,
+        foreseen_percent=assessment.foreseen_percent,
         is_bursty=assessment.is_bursty,
         attainment_percent=None if attainment is None else 100 * attainment,
         ttft_p95_milliseconds=percentile_milliseconds(latencies.ttft, 0.95),
@@ -76,7 +77,7 @@ def build_report(
         gpu_duty_cycle_percent=total.of(lambda answer: answer.gpu_duty_cycle_percent),
         kv_cache_percent=total.of(_kv_percent),
         requests_waiting=total.of(lambda answer: answer.snapshot.waiting),
-        calibration=calibration,
+        calibration=None if calibration is None else _without_history(calibration),
         external_metrics=external_metrics,
     )
 
@@ -103,6 +104,11 @@ class _Totals:
         if not values or 2 * len(values) < len(self.serving):
             return None
         return sum(values) / len(values) * len(self.serving)
+
+
+def _without_history(calibration: Calibration) -> Calibration:
+    """Return the calibration without the longest part, which only a new metrics server reads."""
+    return calibration.model_copy(update={"load_history": None, "history_slot": None})
 
 
 def _in_milliseconds(seconds: float | None) -> float | None:

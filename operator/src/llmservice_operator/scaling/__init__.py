@@ -14,6 +14,7 @@ capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from measured SLO misses
 cold_start       time from the creation of a replica until it is Ready
 demand           the load of a service in percent of one replica
+forecast         ramps of the load that usually come at the present time of day
 scale_down       the window whose highest demand limits scale-down
 latency          percentiles of TTFT and ITL
 assess           the whole path from one scrape of a service to its demand

@@ -16,6 +16,7 @@ from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.conditions import EngineLimits, RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.demand import (
+    REACTION_SECONDS,
     STEADY_SECONDS,
     Demand,
     Price,
@@ -24,6 +25,7 @@ from llmservice_operator.scaling.demand import (
     demand,
     load_of,
 )
+from llmservice_operator.scaling.forecast import LoadHistory
 from llmservice_operator.scaling.ledger import Ledger
 from llmservice_operator.scaling.misses import misses
 from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
@@ -92,6 +94,8 @@ class ScalingState:
     """Time of the first known demand after the last gap."""
     unmet_demand: UnmetDemand | None = None
     """Last known demand, if it exceeded the Ready replicas."""
+    history: LoadHistory = field(default_factory=LoadHistory)
+    """Load of the last two weeks. Empty without forecasts."""
 
     def with_new_engine(self, since: float, guess: StepModel) -> "ScalingState":
         """Return the state for a new engine. The learned step times become the prior."""
@@ -122,6 +126,9 @@ class Assessment:
     judged, or if the demand is unknown."""
     model: StepModel | None = None
     missing_replicas: int = 0
+    foreseen_percent: float = 0.0
+    """Load in percent of one replica for which replicas are started ahead of time. 0 without a
+    forecast."""
     least_limits: LeastLimits = field(default_factory=LeastLimits)
 
 
@@ -130,12 +137,19 @@ def assess(
     scrape: Scrape,
     slo: ServiceLevelObjective,
     target_percent: float = TARGET_PERCENT,
+    *,
+    forecasts: bool = True,
 ) -> tuple[ScalingState, Assessment]:
     """Learn from a scrape, and return the new state and the assessment.
 
+    With `forecasts`, the demand rises before a ramp that usually comes at this time.
     In the first minute of a process, the demand that an earlier process left unmet still applies.
     """
+    if not forecasts:
+        state = replace(state, history=LoadHistory())
     state, seen = _assess(state, scrape, slo, target_percent)
+    if forecasts:
+        state, seen = _with_forecast(state, seen, scrape.at, target_percent)
     unmet = state.unmet_demand
     if unmet is None or not _is_starting(state, scrape) or scrape.at > unmet.at + CARRIED_SECONDS:
         return state, seen
@@ -143,6 +157,22 @@ def assess(
     if ready == 0 or unmet.percent <= max(target_percent * ready, seen.demand_percent or 0.0):
         return state, seen
     return state, replace(seen, demand_percent=unmet.percent, missing=None)
+
+
+def _with_forecast(
+    state: ScalingState, seen: Assessment, at: float, target_percent: float
+) -> tuple[ScalingState, Assessment]:
+    """Add the load to the history, and raise the demand to the one that is foreseen."""
+    if seen.parts is None or seen.demand_percent is None:
+        return state, seen
+    history = state.history.add(at, 100 * seen.parts.load)
+    starts = state.cold_starts
+    lead = starts.node_wait + starts.estimate + REACTION_SECONDS
+    foreseen = history.foreseen(at, lead, target_percent)
+    demand_percent = max(seen.demand_percent, foreseen)
+    return replace(state, history=history), replace(
+        seen, demand_percent=demand_percent, foreseen_percent=foreseen
+    )
 
 
 def _is_starting(state: ScalingState, scrape: Scrape) -> bool:

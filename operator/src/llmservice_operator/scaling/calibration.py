@@ -5,12 +5,14 @@ the calibration and therefore compute the same demand as the leader.
 """
 
 import math
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.scaling.assess import ScalingState
 from llmservice_operator.scaling.cold_start import ColdStarts
+from llmservice_operator.scaling.forecast import LoadHistory
 from llmservice_operator.scaling.signals import Counters, StepSums
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 from llmservice_operator.scaling.traffic import TrafficMemory
@@ -21,6 +23,8 @@ WORTH_WRITING = 0.05
 
 PERIOD_SECONDS = 600.0
 UNMET_PERIOD_SECONDS = 60.0
+SLOTS_PER_WRITE = 6
+"""Number of slots by which the history of the load grows between two writes: one hour."""
 
 
 def calibration_of(state: ScalingState) -> Calibration | None:
@@ -28,7 +32,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
     mix = state.traffic.mix
     if mix is None:
         return None
-    seen = state.traffic.counters
+    seen, history = state.traffic.counters, state.history
     return Calibration(
         step_seconds=state.fit.model.coefficients,
         capacity_factor=state.factor.value,
@@ -41,6 +45,8 @@ def calibration_of(state: ScalingState) -> Calibration | None:
         computed_share=state.traffic.computed_share,
         kv_tokens_per_sequence=mix.kv_tokens_per_sequence,
         tokens_per_step=mix.tokens_per_step,
+        load_history=b64encode(history.levels).decode() if history.levels else None,
+        history_slot=history.slot if history.levels else None,
         unmet_demand=state.unmet_demand,
     )
 
@@ -76,8 +82,20 @@ def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
 def resumed(state: ScalingState, stored: Calibration) -> ScalingState:
     """Return the state of a new process that continues the work of an earlier one."""
     return replace(
-        with_calibration(state, stored), known_at=-math.inf, unmet_demand=stored.unmet_demand
+        with_calibration(state, stored),
+        known_at=-math.inf,
+        unmet_demand=stored.unmet_demand,
+        history=_history_of(stored),
     )
+
+
+def _history_of(stored: Calibration) -> LoadHistory:
+    if stored.load_history is None or stored.history_slot is None:
+        return LoadHistory()
+    try:
+        return LoadHistory(b64decode(stored.load_history, validate=True), stored.history_slot)
+    except ValueError:
+        return LoadHistory()
 
 
 def shortest_period(learned: Calibration) -> float:
@@ -90,7 +108,13 @@ def shortest_period(learned: Calibration) -> float:
 
 
 def has_moved(now: Calibration, written: Calibration) -> bool:
-    """Return whether a number that affects decisions has changed enough to be written."""
+    """Return whether a number that affects decisions has changed enough to be written, or the
+    history of the load has grown enough.
+    """
+    if (now.history_slot is None) != (written.history_slot is None):
+        return True
+    if (now.history_slot or 0) - (written.history_slot or 0) >= SLOTS_PER_WRITE:
+        return True
     pairs = zip(_deciding(now), _deciding(written), strict=True)
     return any(
         abs(mine - theirs) > WORTH_WRITING * max(abs(mine), abs(theirs)) for mine, theirs in pairs
