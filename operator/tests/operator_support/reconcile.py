@@ -11,7 +11,7 @@ from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, ServedKinds
 from llmservice_operator.desired.comparison import owns_field
 from llmservice_operator.errors import ClusterError, Conflict
-from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
+from llmservice_operator.kinds import DEPLOYMENTS, EVENTS, LLMSERVICES, Kind, kind_of
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.settings import OperatorSettings
@@ -36,6 +36,8 @@ class RacingCluster:
         self.unserved: set[Kind] = set()
         self.events: dict[str, list[dict[str, Any]]] = {}
         """Events by the uid of the object that they are about."""
+        self.told: list[tuple[str, str]] = []
+        """Type and reason of every Event that the operator created."""
         self.refusals: dict[Kind, Exception] = {}
         """Mapping from a kind to the error that a write of such an object raises."""
         self.refuse_other_uids = False
@@ -128,7 +130,9 @@ class RacingCluster:
         metadata = {**live["metadata"], "managedFields": [owned]}
         return self.put({**live, "metadata": metadata, "status": manifest["status"]})
 
-    async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
+    async def write(self, method: str, path: str, body: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if method == "POST" and body.get("kind") == EVENTS.kind:
+            self.told.append((body["type"], body["reason"]))
         return {}
 
 

@@ -11,6 +11,7 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.convergence import EQUAL_WRITES, WRITE_BURST
 from llmservice_operator.errors import ClusterError, Forbidden, Rejected
 from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, SERVICES
+from llmservice_operator.status import FIELD_REWRITTEN
 from operator_support.reconcile import KEY, OneService
 
 
@@ -40,6 +41,7 @@ async def test_a_rewritten_image_is_written_once_and_served_and_reported() -> No
     assert 'containers[name=server].image is "mirror.example/' in progressing["message"]
     assert "An admission webhook of the cluster rewrites it" in progressing["message"]
     assert world.cluster.writes.count("Deployment") == 1
+    assert world.cluster.told.count(("Warning", FIELD_REWRITTEN)) == 1
 
 
 async def test_an_edit_of_a_rewritten_object_is_still_undone() -> None:

@@ -323,3 +323,13 @@ def test_a_refusal_for_an_item_of_a_list_names_the_manager_of_the_item() -> None
     assert "The manager autosizer owns spec.template.spec.containers.1.resources.requests." in told
     assert say_foreign_cause(live("proxy"), REQUESTS) is None
     assert say_foreign_cause(live("server"), REQUESTS.replace("[1]", "[2]")) is None
+
+
+def test_many_writes_of_different_manifests_are_limited_and_no_webhook_is_blamed() -> None:
+    writes = Writes()
+    manifests: list[Manifest] = [{"spec": {"replicas": each}} for each in range(WRITE_BURST + 1)]
+    pauses = [writes.try_to(differing("replicas"), each) for each in manifests]
+    assert pauses[:-1] == [None] * WRITE_BURST
+    assert pauses[-1] is not None
+    assert not pauses[-1].is_rewritten
+    assert pauses[-1].seconds > 0

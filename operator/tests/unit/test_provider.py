@@ -1,6 +1,8 @@
 """Tests the provider that scales a service, and the stabilization window of a scale-down."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,34 +47,34 @@ def plan(
 @pytest.mark.parametrize(
     ("found", "provider"),
     [
-        (plan(), "External"),
-        (plan(external=SOON), "External"),
-        (plan(external=None), "External"),
-        (plan(external=FOREIGN), "Direct"),
-        (plan(external=FOREIGN, keda=True), "KEDA"),
-        (plan(external=OURS, keda=True), "External"),
-        (plan(external=SOON, confined=True), "Direct"),
-        (plan(external=OURS, confined=True), "External"),
-        (plan(external=SOON, metrics_api=False), "Direct"),
-        (plan(external=SOON, metrics_api=False, keda=True), "KEDA"),
-        (plan(silent=True, metrics_api=False), "Direct"),
-        (plan(silent=True, metrics_api=False, before="External"), "Direct"),
-        (plan("External", SOON, metrics_api=False), None),
-        (plan(silent=True), "External"),
-        (plan(silent=True, before="Direct"), "Direct"),
-        (plan(silent=True, before="KEDA", keda=True), "KEDA"),
-        (plan(silent=True, before="KEDA"), "External"),
-        (plan(external=OURS, before="Direct"), "External"),
-        (plan("Direct"), "Direct"),
-        (plan("External", FOREIGN), None),
-        (plan("KEDA", keda=True), "KEDA"),
-        (plan("KEDA"), None),
+        (plan, "External"),
+        (partial(plan, external=SOON), "External"),
+        (partial(plan, external=None), "External"),
+        (partial(plan, external=FOREIGN), "Direct"),
+        (partial(plan, external=FOREIGN, keda=True), "KEDA"),
+        (partial(plan, external=OURS, keda=True), "External"),
+        (partial(plan, external=SOON, confined=True), "Direct"),
+        (partial(plan, external=OURS, confined=True), "External"),
+        (partial(plan, external=SOON, metrics_api=False), "Direct"),
+        (partial(plan, external=SOON, metrics_api=False, keda=True), "KEDA"),
+        (partial(plan, silent=True, metrics_api=False), "Direct"),
+        (partial(plan, silent=True, metrics_api=False, before="External"), "Direct"),
+        (partial(plan, "External", SOON, metrics_api=False), None),
+        (partial(plan, silent=True), "External"),
+        (partial(plan, silent=True, before="Direct"), "Direct"),
+        (partial(plan, silent=True, before="KEDA", keda=True), "KEDA"),
+        (partial(plan, silent=True, before="KEDA"), "External"),
+        (partial(plan, external=OURS, before="Direct"), "External"),
+        (partial(plan, "Direct"), "Direct"),
+        (partial(plan, "External", FOREIGN), None),
+        (partial(plan, "KEDA", keda=True), "KEDA"),
+        (partial(plan, "KEDA"), None),
     ],
 )
 def test_auto_looks_first_and_never_fights_an_owner(
-    found: ProviderPlan, provider: str | None
+    found: Callable[[], ProviderPlan], provider: str | None
 ) -> None:
-    chosen = found.autoscaler.provider
+    chosen = found().autoscaler.provider
     assert (chosen and chosen.value) == provider
 
 
@@ -211,3 +213,10 @@ def test_each_metric_is_read_from_the_report_and_a_stale_one_is_unknown(
     assert total_load(autoscaling, fresh, NOW) == total
     assert total_load(autoscaling, a_report(at=NOW.timestamp() - 61, **numbers), NOW) is None
     assert total_load(autoscaling, None, NOW) is None
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_tolerance_is_sent_unless_the_api_server_dropped_it(keeps: bool) -> None:
+    live = hpa(90)
+    live["spec"]["behavior"]["scaleUp"] = {"tolerance": "50m"} if keeps else {}
+    assert planned(live, None).with_tolerance is keeps

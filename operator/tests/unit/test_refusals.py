@@ -122,3 +122,15 @@ def test_an_error_without_a_message_is_named_by_its_class() -> None:
 
 def test_without_a_refusal_there_is_no_failure() -> None:
     assert failure_of_all([]) is None
+
+
+def test_several_refusals_are_quoted_as_sentences() -> None:
+    refused = [
+        Refusal("Service llm", Rejected("The port is taken.")),
+        Refusal("Deployment llm", Rejected("The image is unknown")),
+    ]
+    failure = failure_of_all(refused)
+    assert failure is not None
+    assert failure.message.startswith(
+        "Service llm: The port is taken. Deployment llm: The image is unknown."
+    )

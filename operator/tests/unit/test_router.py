@@ -186,3 +186,9 @@ def test_the_settled_state_is_that_after_all_phases() -> None:
         settled.takes_requests,
         settled.is_only_client,
     )
+
+
+@pytest.mark.parametrize(("suspended", "pods"), [(False, 3), (True, 0)])
+def test_a_suspended_service_has_no_router_pods(suspended: bool, pods: int) -> None:
+    spec = {"router": {"enabled": True, "replicas": 3}, "suspend": suspended}
+    assert decide(spec, recorded("Serving", 60), READY).pods == pods

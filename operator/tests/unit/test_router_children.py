@@ -329,3 +329,9 @@ def test_the_address_of_a_service_with_tls_is_https() -> None:
     assert names.url(a_service({"service": {"tls": {"secretName": "c"}}})) == (
         "https://qwen.team.svc:80"
     )
+
+
+def test_limits_of_the_spec_replace_those_of_the_router_and_its_requests() -> None:
+    amounts = {"limits": {"cpu": "2", "memory": "3Gi"}, "requests": {"memory": "1Gi"}}
+    pod = pod_of({"router": {"enabled": True, "resources": amounts}})
+    assert pod["containers"][0]["resources"] == amounts

@@ -408,12 +408,15 @@ def test_a_cold_start_begins_when_the_replica_gets_a_node() -> None:
 
 def test_misses_that_load_does_not_explain_lower_the_capacity() -> None:
     running = service(2)
-    before = running.run(300, rate=10).capacity_factor
+    before = running.run(300, rate=10)
 
-    after = running.run(300, rate=10, met=0.8).capacity_factor
+    after = running.run(300, rate=10, met=0.8)
 
-    assert before == 1
-    assert 0.35 <= after < 0.75
+    assert (before.capacity_factor, before.attainment) == (1, 1)
+    assert after.attainment == pytest.approx(0.8)
+    assert 0.35 <= after.capacity_factor < 0.75
+    assert before.capacity is not None
+    assert after.capacity == pytest.approx(after.capacity_factor * before.capacity, rel=0.01)
 
 
 def test_a_few_requests_that_wait_behind_a_long_prompt_do_not_excuse_misses() -> None:

@@ -3,6 +3,8 @@
 Every test compares the demand with that of the same service when all replicas respond.
 """
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.ledger import Ledger, Tick
 from llmservice_operator.scaling.signals import Tally
-from operator_support.scaling import TICK, Server, Service, load, service
+from operator_support.scaling import TICK, TRUTH, Server, Service, load, service
 
 
 def told(running: Service, seconds: float, rate: float, *silent: str) -> list[float]:
@@ -147,3 +149,27 @@ def test_a_ledger_spreads_a_span_over_the_ticks_that_it_touches() -> None:
     assert [tick.done.arrivals for tick in early.ticks] == [4, 0, 0, 0]
     late = ledger.spread([Tick(21.0, 6.0, Tally(arrivals=6))])
     assert [tick.done.arrivals for tick in late.ticks] == [0, 0, 0, 6]
+
+
+def test_a_replica_that_is_heard_for_the_first_time_hides_no_other() -> None:
+    running = service(3)
+    running.run(60, 28, silent=frozenset({"pod-0"}))
+
+    running.run(TICK, 28)
+
+    assert {it.at for it in running.state.tracking.snapshots.values()} == {running.now}
+
+
+def test_until_a_replica_of_a_new_engine_exists_the_present_ones_are_learned_from() -> None:
+    running = service(2)
+    running.run(120, 28)
+    running.state = running.state.with_new_engine(running.now + 3600, replace(TRUTH, fixed=1.0))
+    before = running.state.fit
+
+    running.run(60, 28)
+    learned = running.state.fit
+    assert learned != before
+
+    running.servers.append(Server("new", created=running.now + 7200, is_ready=False))
+    running.run(60, 28)
+    assert running.state.fit == learned
