@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e_support import PATIENCE, Cluster, Object, ask, pod_states, wait_ready
+from e2e_support import PATIENCE, Cluster, Object, ask, pod_states, read, wait_ready
+from pod_processes import PICKER, process_of
+from routed import Routed
 from shared_support.waiting import eventually
 from stage import EXAMPLES, MODEL, SYSTEM_NAMESPACE, localkube
 
@@ -232,6 +234,28 @@ def test_a_spec_change_rolls_the_pods_once(
     (pod,) = served_pods(cluster, namespace)
     assert len(new) == 1
     assert "--max-model-len=1024" in pod["spec"]["containers"][0]["args"]
+
+
+@pytest.mark.local
+def test_a_router_answers_and_streams_while_its_pickers_are_killed(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    service = Routed(cluster, namespace, NAME)
+    service.patch(router={"enabled": True})
+    service.wait_ready()
+    url = service.url()
+
+    pods = service.router_pods()
+    addresses = {pod["status"]["podIP"] for pod in pods}
+    eventually(lambda: service.selected_addresses() == addresses, within=PATIENCE)
+    for pod in pods:
+        service.kill(pod, PICKER)
+        assert "Paris" in ask(f"{url}/generate", {"prompt": "The capital of France is"})["text"]
+        request = {"model": SERVED_MODEL, "prompt": "Once", "max_tokens": 8, "stream": True}
+        assert read(f"{url}/v1/completions", request).endswith(b"data: [DONE]\n\n")
+
+    eventually(lambda: all(process_of(pod, PICKER) for pod in pods))
+    assert pod_states(service.router_pods()) == pod_states(pods)
 
 
 def test_deleting_the_llmservice_removes_everything(
