@@ -63,7 +63,7 @@ class Routed:
         else:
             assert router is None, router
         replicas = self.replicas()
-        assert len(replicas) == service["spec"]["replicas"]
+        assert len(replicas) == service["spec"].get("replicas", 1)
         return all(_is_ready(pod) for pod in (*replicas, *self.router_pods()))
 
     def url(self) -> str:
