@@ -6,15 +6,13 @@ from typing import Final
 from e2e_support import Object
 
 SERVER: Final = "llmservice-server"
-SUPERVISOR: Final = "router"
-PICKER: Final = "router-picker"
-FORWARDER: Final = "router-forwarder"
+PICKER: Final = "picker"
 ENVOY: Final = "envoy"
-"""Words of the command lines of a model server and of the processes of a router pod."""
+"""Words by which the processes of a model server and of a router pod are found."""
 
 
 def process_of(pod: Object, word: str) -> int:
-    """Return the id of a pod's process with this word in its command line.
+    """Return the id of a pod's process with this name, or with this word in its command line.
 
     A word is a whole argument, or the file name of the program.
 
@@ -27,8 +25,9 @@ def process_of(pod: Object, word: str) -> int:
         try:
             group = (folder / "cgroup").read_text().replace("_", "-")
             command = (folder / "cmdline").read_text().split("\0")
+            name = (folder / "comm").read_text().strip()
         except OSError:
             continue
-        if uid in group and word in (Path(argument).name for argument in command):
+        if uid in group and word in (name, *(Path(argument).name for argument in command)):
             return int(folder.name)
     raise AssertionError(f"no process {word} of pod {uid}")
