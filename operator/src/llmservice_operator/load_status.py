@@ -288,7 +288,7 @@ def _foreseen(it: _Scaling) -> str:
         return ""
     replicas = it.autoscaling.clamp(math.ceil(report.foreseen_percent / it.autoscaling.target))
     return (
-        f" {replicas} replicas are kept ready, because the load usually rises at this time "
+        f" At least {replicas} are kept ready, because the load usually rises at this time "
         "(forecast: Off stops this)."
     )
 

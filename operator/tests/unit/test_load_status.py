@@ -150,7 +150,7 @@ def test_a_foreseen_rise_is_told_with_its_replicas_and_the_switch() -> None:
     said = active(view(160.0, foreseen_percent=250.0))
     assert said.reason is Reason.FOLLOWING_LOAD
     assert said.message.endswith(
-        " 3 replicas are kept ready, because the load usually rises at this time "
+        " At least 3 are kept ready, because the load usually rises at this time "
         "(forecast: Off stops this)."
     )
     assert "usually" not in active(view(160.0)).message

@@ -86,12 +86,19 @@ async def test_the_requests_that_the_routers_of_a_service_hold_raise_its_demand(
     assert after > before + 30
 
 
-@pytest.mark.parametrize(("forecast", "is_kept"), [("Auto", True), ("Off", False)])
-async def test_the_history_of_the_load_is_kept_unless_the_forecast_is_off(
-    world: World, forecast: str, is_kept: bool
+@pytest.mark.parametrize(
+    ("asked", "is_kept"),
+    [
+        ({"forecast": "Auto"}, True),
+        ({"forecast": "Off"}, False),
+        ({"metric": "RequestsWaiting"}, False),
+    ],
+)
+async def test_the_history_of_the_load_is_kept_unless_there_is_no_forecast(
+    world: World, asked: dict[str, Any], is_kept: bool
 ) -> None:
     (scaled,) = world.services
-    autoscaling = {"maxReplicas": 4, "forecast": forecast}
+    autoscaling = {"maxReplicas": 4, **asked}
     world.services = [{**scaled, "spec": {**scaled["spec"], "autoscaling": autoscaling}}]
     fleet = world.fleet()
     await world.run(700, 8, fleet)

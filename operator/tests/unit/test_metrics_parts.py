@@ -1,6 +1,7 @@
 """Tests the APIService, calibrations, gauges and the JSON port, each separately."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -208,6 +209,61 @@ async def test_a_calibration_that_failed_is_due_again() -> None:
     cluster.refuses = False
     await store.write(5, {KEY: CALIBRATION}, services())
     assert len(cluster.applied) == 1
+
+
+def many(number: int) -> dict[Key, Manifest]:
+    (service,) = services().values()
+    names = [f"s{each}" for each in range(number)]
+    return {
+        ("ml", name): {**service, "metadata": {**service["metadata"], "name": name, "uid": name}}
+        for name in names
+    }
+
+
+def slow_store(cluster: Written, seconds: float) -> CalibrationStore:
+    """Return a store of which every write takes so many seconds."""
+    clock = itertools.count(step=seconds)
+    return CalibrationStore(cast(Cluster, cluster), lambda: next(clock))
+
+
+async def test_writes_of_many_services_are_spread_over_rounds_and_none_is_left_out() -> None:
+    cluster, found = Written(), many(50)
+    store = slow_store(cluster, 0.125)
+    learned = dict.fromkeys(found, CALIBRATION)
+    rounds: list[int] = []
+    while len(cluster.applied) < len(found):
+        before = len(cluster.applied)
+        await store.write(5.0 * len(rounds), learned, found)
+        rounds.append(len(cluster.applied) - before)
+    assert rounds == [7] * 7 + [1]
+    assert len({manifest["metadata"]["name"] for manifest, _ in cluster.applied}) == len(found)
+
+    # The caller limits the time of the last writes.
+    await store.write(1000, learned, found, is_last=True)
+    assert len(cluster.applied) == 2 * len(found)
+
+
+async def test_services_whose_writes_fail_keep_no_other_waiting() -> None:
+    cluster, found = Written(), many(20)
+    store = slow_store(cluster, 0.25)
+    cluster.refuses = True
+    await store.write(0, dict.fromkeys(found, CALIBRATION), found)
+    cluster.refuses = False
+    await store.write(5, dict.fromkeys(found, CALIBRATION), found)
+    assert [manifest["metadata"]["name"] for manifest, _ in cluster.applied] == ["s3", "s4", "s5"]
+
+
+async def test_the_last_calibration_contains_the_history_of_the_last_hour() -> None:
+    cluster = Written()
+    store = CalibrationStore(cast(Cluster, cluster))
+    stored = CALIBRATION.model_copy(update={"load_history": "AQ==", "history_slot": 7})
+    later = stored.model_copy(update={"load_history": "AQI=", "history_slot": 8})
+    await store.write(0, {KEY: stored}, services(stored))
+
+    await store.write(900, {KEY: later}, services(stored))
+    assert cluster.applied == []
+    await store.write(900, {KEY: later}, services(stored), is_last=True)
+    assert stored_calibration(cluster.applied[0][0]) == later
 
 
 def test_a_calibration_that_cannot_be_read_is_none() -> None:

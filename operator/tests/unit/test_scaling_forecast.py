@@ -186,3 +186,19 @@ def test_a_new_process_continues_the_history_of_the_one_before() -> None:
 
     assert running.state.history.slot == math.floor(running.now / SLOT_SECONDS)
     assert len(running.state.history.levels) == HISTORY_SLOTS
+
+
+def test_a_history_from_the_future_is_dropped_and_one_from_a_fast_clock_is_kept() -> None:
+    history = watched(weekdays, 15)
+    now = MONDAY + 15 * DAY
+    assert history.until(now - HOUR).levels == history.levels
+
+    wrong = replace(history, slot=10**9).add(now, 300.0)
+    assert wrong.levels == b""
+    assert len(wrong.add(now + SLOT_SECONDS, 300.0).levels) == 1
+
+
+def test_percents_of_another_engine_are_no_history() -> None:
+    state = ScalingState(StepModelFit(TRUTH), history=watched(weekdays, 15))
+    assert state.with_new_engine(0.0, TRUTH).history == state.history
+    assert state.with_new_engine(0.0, TRUTH, keeps_history=False).history == LoadHistory()

@@ -128,3 +128,10 @@ def test_requests_that_wait_are_not_taken_for_answers_in_progress() -> None:
     )
 
     assert mean_answer(queued) == pytest.approx(mean_answer(seen))
+
+
+@pytest.mark.parametrize("tokens", [50, 2000])
+def test_answers_that_clients_abort_count_with_the_tokens_that_were_generated(tokens: int) -> None:
+    seen = begun(finished=700, running=300, progress=tokens)
+
+    assert mean_answer(seen) == pytest.approx(max(0.7 * 300 + 0.3 * tokens, 300))

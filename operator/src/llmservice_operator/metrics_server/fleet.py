@@ -291,7 +291,11 @@ class Fleet:
         engine = spec.model, spec.engine, spec.accelerator, spec.template
         if service.engine is not None and engine != service.engine:
             since = self._at - CLOCK_SKEW_SECONDS
-            service.state = service.state.with_new_engine(since, prior_of(spec))
+            # Most changes of the template, such as a label, change no engine.
+            is_alike = engine[:-1] == service.engine[:-1]
+            service.state = service.state.with_new_engine(
+                since, prior_of(spec), keeps_history=is_alike
+            )
         service.engine = engine
         slo = spec.objectives
         service.objective = ServiceLevelObjective(
@@ -300,10 +304,11 @@ class Fleet:
             slo.objective_percent / 100,
         )
         autoscaling = spec.autoscaling
-        service.target_percent = TARGET_PERCENT
-        service.forecasts = autoscaling is not None and autoscaling.forecast is ScalingForecast.AUTO
+        service.target_percent, service.forecasts = TARGET_PERCENT, False
+        # A forecast raises the demand, which only this metric has as its target.
         if autoscaling and autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
             service.target_percent = autoscaling.target
+            service.forecasts = autoscaling.forecast is ScalingForecast.AUTO
 
     def _spec_of(self, manifest: Manifest) -> LLMServiceSpec | None:
         """Return the spec with the fields of its accelerator class; None if it cannot be read."""

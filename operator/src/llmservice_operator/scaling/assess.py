@@ -97,9 +97,20 @@ class ScalingState:
     history: LoadHistory = field(default_factory=LoadHistory)
     """Load of the last two weeks. Empty without forecasts."""
 
-    def with_new_engine(self, since: float, guess: StepModel) -> "ScalingState":
-        """Return the state for a new engine. The learned step times become the prior."""
-        return replace(self, fit=StepModelFit.after(self.fit.model, guess), engine_since=since)
+    def with_new_engine(
+        self, since: float, guess: StepModel, *, keeps_history: bool = True
+    ) -> "ScalingState":
+        """Return the state for a new engine. The learned step times become the prior.
+
+        The history of the load is in percent of one replica. Without `keeps_history`, it is dropped
+        because a replica of the new engine sustains another load.
+        """
+        return replace(
+            self,
+            fit=StepModelFit.after(self.fit.model, guess),
+            engine_since=since,
+            history=self.history if keeps_history else LoadHistory(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,13 @@ class LoadHistory:
         return replace(current, highest=highest)
 
     def until(self, at: float) -> "LoadHistory":
-        """Return the history at a later time. Slots without a load are unknown."""
+        """Return the history at a later time. Slots without a load are unknown.
+
+        A history that ends more than a day later is dropped, because its time was wrong.
+        """
         slot = math.floor(at / SLOT_SECONDS)
+        if self.slot - slot > SLOTS_OF_DAY:
+            return LoadHistory(slot=slot)
         if slot <= self.slot:
             return self
         missed = min(slot - self.slot - 1, HISTORY_SLOTS)

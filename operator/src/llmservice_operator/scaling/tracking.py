@@ -20,6 +20,9 @@ from llmservice_operator.scaling.signals import (
 )
 from llmservice_operator.scaling.step_model import WARM_UP_SECONDS
 
+HELD_SECONDS = 60.0
+"""Time in seconds for which the last known number of held requests is assumed to be still right."""
+
 RATE_SECONDS = 30.0
 """Time constant of the averaging of a replica's rates, in seconds."""
 
@@ -56,7 +59,9 @@ class Tracking:
     ledger: Ledger = field(default_factory=Ledger)
     """Work that reports have confirmed."""
     held_requests: int | None = None
-    """Requests that the router holds. None as long as the number was never known."""
+    """Requests that the router holds. None if the number was not known for HELD_SECONDS."""
+    held_at: float = -math.inf
+    """Time at which that number was known last."""
 
     def add(
         self, scrape: Scrape, mean_prompt_tokens: float = 0.0, engine_since: float = -math.inf
@@ -110,8 +115,12 @@ class Tracking:
             ledger = ledger.add(Tick(scrape.at, seconds, waiting)).spread(spans)
         serving = self._serving(scrape)
         silent = frozenset(serving) - answered
-        held = self.held_requests if scrape.held_requests is None else scrape.held_requests
-        after_it = Tracking(scrape.at, snapshots, rates, serving, silent, late, ledger, held)
+        held, held_at = scrape.held_requests, scrape.at
+        if held is None and scrape.at - self.held_at < HELD_SECONDS:
+            held, held_at = self.held_requests, self.held_at
+        after_it = Tracking(
+            scrape.at, snapshots, rates, serving, silent, late, ledger, held, held_at
+        )
         return after_it, Increment(seconds, total, learnable, bool(answered))
 
     def _begun_to_wait(self, scrape: Scrape) -> int:

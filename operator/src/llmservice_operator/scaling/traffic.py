@@ -44,7 +44,9 @@ class TrafficMemory:
         """Ratio of the mean answer to the mean of those that have finished, at least 1.
 
         Short answers finish first, so the first ones say little about the mean. At a random moment,
-        an answer in progress is half complete on average.
+        an answer in progress is half complete on average. When a quarter of the answers have
+        finished, this begins to fade, and it ends at a half: from then on, an answer that has not
+        finished was probably aborted by its client, so only its generated tokens count.
         """
         seen = self.counters
         processed = seen.prompt_tokens_computed + seen.prompt_tokens_cached
@@ -53,8 +55,11 @@ class TrafficMemory:
         begun = seen.arrivals * min(processed / seen.prompt_tokens_arrived, 1.0)
         if begun <= 0:
             return 1.0
-        expected = (2 * seen.generated_tokens - seen.answer_tokens) / begun
-        return max(expected / (seen.answer_tokens / sum(seen.answer_lengths)), 1.0)
+        finished = sum(seen.answer_lengths)
+        in_progress = min(max(2 - 4 * finished / begun, 0.0), 1.0)
+        missing = in_progress * (seen.generated_tokens - seen.answer_tokens)
+        expected = (seen.generated_tokens + missing) / begun
+        return max(expected / (seen.answer_tokens / finished), 1.0)
 
     @property
     def mix(self) -> RequestMix | None:
