@@ -211,13 +211,16 @@ class Cluster:
         if done.returncode:
             raise LocalkubeError(f"{name} could not be started: {done.stderr.strip()}")
         pid = int(done.stdout)
-        (self.pids / f"{name}.pid").write_text(f"{pid}\n")
+        # A process that is killed here must not leave an empty file.
+        unfinished = self.pids / f"{name}.unfinished"
+        unfinished.write_text(f"{pid}\n")
+        unfinished.rename(self.pids / f"{name}.pid")
         return pid
 
     def daemons(self) -> dict[str, int | None]:
         """Return the process id of every daemon that was started; None if the daemon has ended."""
         alive = cgroups.daemons(self.cgroup)
-        recorded = {each.stem: int(each.read_text()) for each in sorted(self.pids.glob("*.pid"))}
+        recorded = {each.stem: _pid_in(each) for each in sorted(self.pids.glob("*.pid"))}
         return {name: pid if pid in alive else None for name, pid in recorded.items()}
 
     def stop_daemon(self, name: str, wait_seconds: float = 10) -> None:
@@ -229,7 +232,7 @@ class Cluster:
         pid_file = self.pids / f"{name}.pid"
         if not pid_file.exists():
             return
-        pid = int(pid_file.read_text())
+        pid = _pid_in(pid_file)
         begun = time.monotonic()
         while pid in cgroups.daemons(self.cgroup):
             waited = time.monotonic() - begun
@@ -255,6 +258,11 @@ class Cluster:
                 say(f"Waiting for another localkube process that uses cluster {self.name}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _pid_in(file: Path) -> int:
+    """Return the process id in a file; 0, which no daemon has, if its writer was killed."""
+    return int(file.read_text() or "0")
 
 
 def all_clusters() -> list[Cluster]:

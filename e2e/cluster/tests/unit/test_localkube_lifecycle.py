@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from localkube import cli, lifecycle, paths, waiting
+from localkube import cgroups, cli, lifecycle, paths, waiting
 from localkube.cluster import Cluster
 from localkube.errors import LocalkubeError
 
@@ -77,3 +77,16 @@ def test_clean_keeps_the_cache_unless_it_is_asked_for(
 
     assert not (tmp_path / "state").exists()
     assert (tmp_path / "cache").exists() is not cache_too
+
+
+def test_a_pid_file_whose_writer_was_killed_is_that_of_an_ended_daemon(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "daemons", lambda _: {7})
+    cluster.pids.mkdir(parents=True)
+    (cluster.pids / "etcd.pid").write_text("7\n")
+    (cluster.pids / "kubelet.pid").touch()
+
+    assert cluster.daemons() == {"etcd": 7, "kubelet": None}
+    cluster.stop_daemon("kubelet")
+    assert cluster.daemons() == {"etcd": 7}

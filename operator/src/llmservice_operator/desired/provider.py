@@ -130,19 +130,21 @@ def _why_away(settings: OperatorSettings, external: ExternalMetrics | None) -> s
     """
     if external is not None and external.is_served:
         return ""
-    if settings.watch_namespaces:
-        return (
-            f"The operator is confined to namespaces and serves no {names.EXTERNAL_METRICS_GROUP}"
-        )
     if not settings.metrics_api:
         return (
             "The chart value metricsAPI.enabled is false, so the operator serves no "
             f"{names.EXTERNAL_METRICS_GROUP}"
         )
-    if external is not None and external.owner:
+    if external is None:
+        return ""
+    if external.owner:
         return (
             f"{names.EXTERNAL_METRICS_GROUP} belongs to {external.owner} in this cluster and is "
             "left alone"
+        )
+    if settings.watch_namespaces:
+        return (
+            f"The operator is confined to namespaces and serves no {names.EXTERNAL_METRICS_GROUP}"
         )
     return ""
 
