@@ -56,7 +56,7 @@ def main() -> int:
     cells: dict[int, Cell] = {}
     try:
         with tempfile.TemporaryDirectory() as folder:
-            asyncio.run(_measure_in_time(asked, sizes, cells, Path(folder)))
+            asyncio.run(_measure(asked, sizes, cells, Path(folder)))
     except (BenchError, AssertionError, TimeoutError, ExceptionGroup):
         # The figures measured so far are reported. A gate without a figure has failed.
         traceback.print_exc()
@@ -71,28 +71,24 @@ def main() -> int:
     return 0
 
 
-async def _measure_in_time(
+async def _measure(
     asked: argparse.Namespace, sizes: list[int], cells: dict[int, Cell], folder: Path
 ) -> None:
     """Measure until the time limit, whose end is no error."""
-    limit = asyncio.timeout(60 * asked.minutes)
+    limit, size = asyncio.timeout(60 * asked.minutes), 0
     try:
         async with limit, connect() as client:
             await _prepare(client)
             for size in sizes:
                 cell = cells[size] = Cell(size)
-                await _measure(Measurement(client, cell, folder, asked.idle_seconds), asked, size)
+                began = time.monotonic()
+                measurement = Measurement(client, cell, folder, asked.idle_seconds)
+                await measurement.run(beside_others=size == asked.beside_others)
+                print(f"{size} services: {time.monotonic() - began:.0f} s", flush=True)
     except TimeoutError:
         if not limit.expired():
             raise
-        size = max(cells, default=0)
         print(f"{size} services: cut off by the time limit of {asked.minutes:g} minutes")
-
-
-async def _measure(measurement: Measurement, asked: argparse.Namespace, size: int) -> None:
-    began = time.monotonic()
-    await measurement.run(beside_others=size == asked.beside_others)
-    print(f"{size} services: {time.monotonic() - began:.0f} s", flush=True)
 
 
 async def _prepare(client: Client) -> None:

@@ -196,3 +196,9 @@ class Service:
 
 def service(replicas: int = 2) -> Service:
     return Service([Server(f"pod-{i}") for i in range(replicas)])
+
+
+def demand_of(percent: float | None) -> float:
+    """Return a demand that must be known."""
+    assert percent is not None
+    return percent

@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 from llmservice_operator.scaling.assess import Missing, price_of
 from llmservice_operator.scaling.conditions import RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.lengths import Lengths
-from operator_support.scaling import TICK, TRUTH, Server, Service, load, service
-
-
-def demand_of(percent: float | None) -> float:
-    assert percent is not None
-    return percent
+from operator_support.scaling import TICK, TRUTH, Server, Service, demand_of, load, service
 
 
 def test_demand_is_the_load_over_what_one_replica_sustains() -> None:

@@ -2,12 +2,7 @@
 
 import pytest
 
-from operator_support.scaling import TICK, service
-
-
-def demand_of(percent: float | None) -> float:
-    assert percent is not None
-    return percent
+from operator_support.scaling import TICK, demand_of, service
 
 
 def test_all_requests_that_a_router_holds_count_as_a_queue() -> None:
