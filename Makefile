@@ -14,6 +14,9 @@ CLUSTER ?= local
 KUBERNETES ?=
 export LOCALKUBE_KUBERNETES ?= $(KUBERNETES)
 export LLMSERVICE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice
+# Without stored bytecode, every start of a program compiles all the modules that it imports, which
+# takes half of the CPU time of a short test.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help:  ## List the commands

@@ -87,7 +87,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the tree with one more kind of child."""
     root = tmp_path_factory.mktemp("tree")
     for part in COPIED:
-        shutil.copytree(REPOSITORY / part, root / part)
+        shutil.copytree(
+            REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__")
+        )
     scripts = [REPOSITORY / "e2e/generated.py", *(REPOSITORY / "operator").glob("*.*")]
     for file in (REPOSITORY / "Makefile", *scripts):
         copied = root / file.relative_to(REPOSITORY)

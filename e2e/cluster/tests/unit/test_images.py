@@ -41,7 +41,8 @@ def checkout(tmp_path: Path) -> Path:
             target = tmp_path / source
             target.parent.mkdir(parents=True, exist_ok=True)
             if (REPOSITORY / source).is_dir():
-                shutil.copytree(REPOSITORY / source, target, dirs_exist_ok=True)
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(REPOSITORY / source, target, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copy(REPOSITORY / source, target)
     return tmp_path
