@@ -14,6 +14,7 @@ from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.metrics_server.fleet import Engines, Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
+from llmservice_operator.scaling.signals import RouterPod, RouterSnapshot
 from llmservice_operator.scaling.step_model import StepModel
 from operator_support.processes import make_service
 from operator_support.scaling import TRUTH, Server, load
@@ -124,8 +125,14 @@ class World:
             engines or self.pods,
             lambda: NAMESPACES_ONLY,
             self.classes,
-            held_requests=self.held.get,
+            ask_routers=self.ask_routers,
         )
+
+    async def ask_routers(self) -> Mapping[Key, tuple[RouterPod, ...]]:
+        return {
+            key: (RouterPod("router", RouterSnapshot(self.pods.now, held)),)
+            for key, held in self.held.items()
+        }
 
     async def run(self, seconds: float, rate: float, leader: Fleet, *standbys: Fleet) -> None:
         """Let time pass. In each tick the leader makes a round, and then each standby does."""

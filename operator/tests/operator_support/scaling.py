@@ -9,7 +9,10 @@ from llmservice_operator.scaling.assess import Assessment, ScalingState, assess
 from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.signals import (
     Counters,
+    HoldCounters,
     ReplicaReport,
+    RouterPod,
+    RouterSnapshot,
     Scrape,
     Snapshot,
     StepSums,
@@ -140,7 +143,10 @@ class Service:
     cached_share: float = 0.0
     """Share of the prompt tokens that the prefix cache saves."""
     held: int | None = None
-    """Requests that the router holds."""
+    """Requests that the router holds. None if it does not report."""
+    hold_counters: HoldCounters | None = None
+    """Counters of the router. None if it is older than they are."""
+    router_started: float = 0.0
     forecasts: bool = True
 
     def run(
@@ -179,14 +185,35 @@ class Service:
         reports = tuple(
             server.report(self.now, is_heard=server.name not in silent) for server in self.servers
         )
+        router = None
+        if self.held is not None:
+            counters, started = self.hold_counters, self.router_started
+            router = RouterSnapshot(self.now, self.held, started, counters)
         self.state, self.last = assess(
             self.state,
-            Scrape(self.now, reports, self.held),
+            Scrape(self.now, reports, (RouterPod("router", router),)),
             self.slo,
             forecasts=self.forecasts,
         )
         percent = self.last.demand_percent
         return math.nan if percent is None else percent
+
+    def wait(
+        self,
+        arrived: int,
+        *,
+        released: int = 0,
+        timed_out: int = 0,
+        left: int = 0,
+        refused: int = 0,
+    ) -> None:
+        """Let requests arrive at the router and wait, and let waiting ones end in these ways."""
+        assert self.held is not None
+        assert self.hold_counters is not None
+        self.held += arrived - released - timed_out - left
+        self.hold_counters = self.hold_counters.plus(
+            HoldCounters(arrived, released, timed_out, refused)
+        )
 
     def copy(self) -> "Service":
         """Return a copy of the service, with which a test can try another future."""

@@ -141,9 +141,13 @@ async def test_a_held_request_is_shown_while_it_waits_and_its_time_afterwards(
     bench: Bench,
 ) -> None:
     await bench.pod.tell([])
+    before = (await read_status(bench.pod.folder)).report.hold_counts
     posted = asyncio.ensure_future(bench.post({"prompt": "held"}))
     await bench.show("held_requests", 1)
-    assert (await read_status(bench.pod.folder)).report.held_requests == 1
+    report = (await read_status(bench.pod.folder)).report
+    assert report.held_requests == 1
+    assert before is not None
+    assert report.hold_counts == before.model_copy(update={"arrived": before.arrived + 1})
     await bench.pod.tell(bench.replicas, reports=[snapshot(), snapshot()])
     assert await posted == 200
     await bench.show("held_seconds_count", 1)

@@ -1,15 +1,19 @@
 """Tests rounds over simulated services and pods: reports, the leader and its standby."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.cluster import Key
+from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.scaling import assess
+from llmservice_operator.scaling.signals import RouterPod
 from llmservice_operator.scaling.step_model import StepModel
 from operator_support.fleet import KEY, START, TICK, BadConnection, World, service
 from operator_support.processes import make_service
@@ -84,6 +88,23 @@ async def test_the_requests_that_the_routers_of_a_service_hold_raise_its_demand(
     after = fleet.reports[KEY].demand_percent
     assert after is not None
     assert after > before + 30
+
+
+async def test_a_round_asks_the_routers_and_the_replicas_at_the_same_time(world: World) -> None:
+    both_are_asked = asyncio.Barrier(1 + len(world.pods.servers))
+    ask, ask_routers = world.pods.ask, world.ask_routers
+
+    async def ask_replica(address: str, *, is_ready: bool) -> EngineAnswer | None:
+        await both_are_asked.wait()
+        return await ask(address, is_ready=is_ready)
+
+    async def ask_all_routers() -> Mapping[Key, tuple[RouterPod, ...]]:
+        await both_are_asked.wait()
+        return await ask_routers()
+
+    world.pods.ask, world.ask_routers = ask_replica, ask_all_routers  # type: ignore[method-assign]
+    async with asyncio.timeout(60):
+        await world.run(TICK, 8, world.fleet())
 
 
 @pytest.mark.parametrize(

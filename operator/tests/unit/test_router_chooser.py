@@ -1,5 +1,6 @@
 """Tests how the picker finds the replica that has stored a response or loaded an adapter."""
 
+import asyncio
 from dataclasses import replace
 from typing import Literal
 
@@ -7,7 +8,7 @@ import pytest
 
 from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.router.replica_view import ReplicaView
-from llmservice_operator.routing.holding import Holding
+from llmservice_operator.routing.holding import Counts, Holding
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Router
 from operator_support.replica_reports import MODEL, REPORT
@@ -102,3 +103,37 @@ async def test_a_pick_tells_its_reason(age: float) -> None:
     assert at_once is not None
     assert held.reason == "held"
     assert at_once.reason == ("least_requests" if age else "least_work")
+
+
+async def leave(made: Chooser, *, after: float, wait: float, waits_elsewhere: bool) -> Counts:
+    """Let a request wait, and let its client leave; return the counters."""
+    time = [1000.0]
+    made.clock = lambda: time[0]
+    is_waiting = asyncio.Event()
+
+    async def note() -> None:
+        is_waiting.set()
+
+    choice = made.choose(PROMPT, 0, "", wait, note, waits_elsewhere=waits_elsewhere)
+    waiting = asyncio.create_task(choice)
+    await is_waiting.wait()
+    time[0] += after
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    return made.holding.counts
+
+
+@pytest.mark.parametrize(
+    ("after", "wait", "waits_elsewhere", "expected"),
+    [
+        (59.0, 60.0, False, Counts(arrived=1)),
+        (59.95, 60.0, False, Counts(arrived=1, timed_out=1)),
+        (9.95, 10.0, True, Counts(arrived=1, released=1)),
+        (0.0, 0.0, False, Counts(arrived=1)),
+    ],
+)
+async def test_a_client_that_leaves_at_the_end_of_its_wait_has_waited_in_full(
+    after: float, wait: float, *, waits_elsewhere: bool, expected: Counts
+) -> None:
+    counts = await leave(chooser(), after=after, wait=wait, waits_elsewhere=waits_elsewhere)
+    assert counts == expected

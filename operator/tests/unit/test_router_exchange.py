@@ -1,15 +1,18 @@
 """Tests the answers to Envoy, and what the picker tells the router about a request's source."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
+from llmservice_operator.names import HELD_HEADER
 from llmservice_operator.router.admission import Admission, ApiKeys
 from llmservice_operator.router.bodies import BodyReader
-from llmservice_operator.router.chooser import Chooser
+from llmservice_operator.router.chooser import Chooser, Chosen
 from llmservice_operator.router.deadly import DeadlyRequests
 from llmservice_operator.router.exchange import Exchange, Limits, Parts
 from llmservice_operator.router.grants import Grants
@@ -40,11 +43,12 @@ class Envoy:
         self.answers.append(pb.ProcessingResponse.FromString(message).WhichOneof("response"))
 
 
-def small(path: str, key: str, body: bytes) -> list[pb.ProcessingRequest]:
+def small(path: str, key: str, body: bytes, **headers: str) -> list[pb.ProcessingRequest]:
     """Return the message about a request with a small body, whose headers are attributes."""
     message = pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))
     fields = message.attributes["envoy.filters.http.ext_proc"].fields
-    for name, value in ((":path", path), ("authorization", f"Bearer {key}")):
+    sent = {":path": path, "authorization": f"Bearer {key}", **headers}
+    for name, value in sent.items():
         fields[f"request.headers['{name}']"].string_value = value
     return [message]
 
@@ -104,3 +108,39 @@ async def test_the_end_of_a_response_ends_the_call_without_a_further_answer() ->
     await Exchange(parts_of(chooser, Admission(None)), envoy, is_forwarded=False).run()
     assert envoy.answers == ["request_body", "response_headers"]
     assert chooser.router.replicas["r1"].own_requests == 0
+
+
+class Noting(Chooser):
+    """Notes the longest wait of each request, and whether the request goes on waiting after it."""
+
+    waits: ClassVar[list[tuple[float, bool]]]
+
+    async def choose(
+        self, *request: Any, waits_elsewhere: bool = False, **more: Any
+    ) -> Chosen | None:
+        self.waits.append((request[3], waits_elsewhere))
+        return None
+
+
+@pytest.mark.parametrize(
+    ("body", "held_ms", "limits", "wait"),
+    [
+        pytest.param(b"{}", None, (60, 10), (60, False), id="no stream"),
+        pytest.param(STREAM, None, (60, 10), (10, True), id="a stream goes to the forwarder"),
+        pytest.param(STREAM, None, (5, 10), (5, False), id="a stream that ends before that"),
+        pytest.param(STREAM, 15_000, (60, 10), (45, False), id="a forwarded stream"),
+        pytest.param(STREAM, 70_000, (60, 10), (0, False), id="a forwarded stream that is late"),
+    ],
+)
+async def test_a_request_waits_until_its_hold_timeout_wherever_it_has_waited_before(
+    body: bytes, held_ms: int | None, limits: tuple[float, float], wait: tuple[float, bool]
+) -> None:
+    Noting.waits = []
+    chooser = Noting(Holding(Router(MODEL)))
+    parts = replace(
+        parts_of(chooser, Admission(None)), limits=Limits(*limits), forwarder="127.0.0.1:9"
+    )
+    held = {} if held_ms is None else {HELD_HEADER: str(held_ms)}
+    envoy = Envoy(small(CHAT, "", body, **held))
+    await Exchange(parts, envoy, is_forwarded=held_ms is not None).run()
+    assert Noting.waits == [wait]

@@ -13,6 +13,7 @@ from aiohttp import web
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.router_messages import (
+    HoldCounts,
     ListedReplica,
     RefusedRequest,
     ReplicaList,
@@ -21,6 +22,7 @@ from llmservice_operator.api.router_messages import (
 from llmservice_operator.cluster import Key
 from llmservice_operator.metrics_server import router_updates as module
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
+from llmservice_operator.scaling.signals import HoldCounters, RouterSnapshot
 from operator_support.processes import free_port
 from shared_support.waiting import eventually_in_loop
 
@@ -59,6 +61,15 @@ class World:
     silent: set[str] = field(default_factory=set)
     held: dict[str, int] = field(default_factory=dict)
     """Number of requests that the router at each address holds."""
+    counts: dict[str, HoldCounts] = field(default_factory=dict)
+    """Counters that the router at each address reports."""
+    held_next: dict[str, int] = field(default_factory=dict)
+    """The same, after the present exchange."""
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """Not set while the routers take their time to answer."""
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     def add_replica(self, name: str, address: str, key: Key = QWEN, **metadata: Any) -> None:
         self.pods[name] = pod(name, address, {names.SERVICE_LABEL: key[1]}, **metadata)
@@ -78,7 +89,14 @@ class World:
         if address in self.refusing:
             return None
         self.accepted[address].append(listed)
-        return REPORT.model_copy(update={"held_requests": self.held.get(address, 0)})
+        number = self.held.get(address, 0)
+        await self.gate.wait()
+        self.held |= self.held_next
+        counts = self.counts.get(address)
+        return REPORT.model_copy(update={"held_requests": number, "hold_counts": counts})
+
+    def now(self) -> float:
+        return 1_000.0
 
     async def read(self, key: Key, report: RouterReport) -> None:
         self.reports.append((key, report))
@@ -91,7 +109,7 @@ class World:
 @asynccontextmanager
 async def informing(world: World) -> AsyncIterator[RouterUpdates]:
     updates = RouterUpdates(
-        world.pods_of, lambda: world.pods.values(), world.send, world.read, PAUSES
+        world.pods_of, lambda: world.pods.values(), world.send, world.read, PAUSES, world.now
     )
     running = asyncio.create_task(updates.run())
     try:
@@ -145,27 +163,84 @@ async def test_every_router_pod_gets_the_replicas_of_its_own_service(world: Worl
     assert world.last("10.0.1.3") == ["llama-1"]
 
 
-async def test_the_requests_that_all_routers_of_a_service_hold_are_added_up(world: World) -> None:
-    world.held = {"10.0.1.1": 30, "10.0.1.2": 12}
+async def held(updates: RouterUpdates) -> dict[Key, dict[str, int | None]]:
+    """Return how many requests each router holds, as of now."""
+    return {
+        key: {it.name: None if it.snapshot is None else it.snapshot.held for it in pods}
+        for key, pods in (await updates.ask()).items()
+    }
+
+
+FIRST, SECOND, THIRD = (
+    f"uid-of-{it}/0" for it in ("qwen-router-1", "qwen-router-2", "llama-router-1")
+)
+
+
+async def test_a_round_gets_what_every_router_holds_at_that_time(world: World) -> None:
     async with informing(world) as updates:
-        assert updates.held_requests(QWEN) is None
-        await eventually_in_loop(lambda: updates.held_requests(QWEN) == 42)
-        await eventually_in_loop(lambda: updates.held_requests(LLAMA) == 0)
-        world.refusing = {"10.0.1.1"}
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        for number in (0, 30, 7, 0):
+            world.held = {"10.0.1.1": number, "10.0.1.2": 12}
+            assert await held(updates) == {QWEN: {FIRST: number, SECOND: 12}, LLAMA: {THIRD: 0}}
+        (report, _) = (await updates.ask())[QWEN]
+        assert report.snapshot is not None
+        assert report.snapshot.at == world.now()
+
+
+async def test_a_round_gets_what_a_router_has_counted_unless_the_router_is_older(
+    world: World,
+) -> None:
+    counts = HoldCounts(started=900.0, arrived=9, released=4, timed_out=2, refused=7)
+    world.counts["10.0.1.1"] = counts
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        pods = {each.name: each.snapshot for each in (await updates.ask())[QWEN]}
+    assert pods[FIRST] == RouterSnapshot(world.now(), 0, 900.0, HoldCounters(9, 4, 2, 7))
+    assert pods[SECOND] == RouterSnapshot(world.now(), 0)
+
+
+async def test_an_exchange_that_began_before_the_round_is_no_answer_to_it(world: World) -> None:
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        world.gate.clear()
         world.add_replica("qwen-2", "10.0.0.3")
         updates.note(QWEN)
-        await eventually_in_loop(lambda: updates.held_requests(QWEN) == 12)
-        assert updates.held_requests(("team", "other")) is None
+        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] == 2)
+
+        async def go_on() -> None:
+            world.held_next = {"10.0.1.1": 30}
+            world.gate.set()
+
+        asked, _ = await asyncio.gather(held(updates), go_on())
+        assert asked[QWEN][FIRST] == 30
 
 
-async def test_a_router_that_holds_requests_reports_more_often(
+async def test_a_round_does_not_wait_for_a_router_that_does_not_accept_lists(world: World) -> None:
+    world.refusing = {"10.0.1.1"}
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] > 2)
+        attempts = world.attempts["10.0.1.1"]
+        assert (await held(updates))[QWEN] == {FIRST: None, SECOND: 0}
+        assert world.attempts["10.0.1.1"] - attempts <= 1
+        world.refusing.clear()
+        await eventually_in_loop(lambda: world.last("10.0.1.1") == ["qwen-1"])
+        assert (await held(updates))[QWEN] == {FIRST: 0, SECOND: 0}
+
+
+async def test_a_round_waits_for_a_silent_router_only_for_a_time_and_asks_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HELD_REPORT_SECONDS", 0.01)
-    world.held = {"10.0.1.1": 1}
-    async with informing(world):
-        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] > 5)
-    assert world.attempts["10.0.1.2"] == 1
+    monkeypatch.setattr(module, "ROUND_SECONDS", 0.05)
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        world.silent = {"10.0.1.1"}
+        for _ in range(3):
+            assert (await held(updates))[QWEN] == {FIRST: None, SECOND: 0}
+        assert world.attempts["10.0.1.1"] == 2
+        del world.pods["qwen-router-1"]
+        world.add_router("later", "10.0.1.4")
+        await eventually_in_loop(lambda: "10.0.1.4" in world.accepted)
+        assert FIRST not in (await held(updates))[QWEN]
 
 
 async def test_a_change_is_sent_once_and_only_to_the_routers_of_its_service(world: World) -> None:
@@ -206,12 +281,13 @@ async def test_a_router_that_refuses_all_attempts_is_named_once_and_tried_furthe
     assert caplog.text.count("10.0.1.1 of team/qwen takes no list") == 1
 
 
-async def test_a_list_is_repeated_for_the_reports_of_the_routers(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "REPORT_SECONDS", 0.02)
-    async with informing(world):
-        await eventually_in_loop(lambda: len(world.accepted["10.0.1.3"]) > 2)
+async def test_each_round_repeats_the_list_for_the_reports_of_the_routers(world: World) -> None:
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        await updates.ask()
+        await updates.ask()
+        await eventually_in_loop(lambda: len(world.reports) == 9)
+    assert len(world.accepted["10.0.1.3"]) == 3
     assert (LLAMA, REPORT) in world.reports
     assert (QWEN, REPORT) in world.reports
     assert len(set(map(str, world.accepted["10.0.1.3"]))) == 1
@@ -329,12 +405,19 @@ async def test_the_client_sends_the_list_as_json_and_reads_the_report() -> None:
     assert ReplicaList.model_validate_json(bodies[0]) == LISTED
 
 
+async def test_a_report_of_an_older_or_newer_router_is_read() -> None:
+    for body in ("{}", '{"heldRequests": 0, "laterField": {"x": 1}}'):
+        async with a_router(200, body) as (client, _):
+            assert await client.send("127.0.0.1", LISTED) == RouterReport()
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
         *((status, "{}") for status in (204, 302, 403, 404, 500)),
         (200, ""),
         (200, '{"refusedRequests": [{"digest": "x", "secondsLeft": 1}]}'),
+        (200, '{"holdCounts": {"started": 1, "arrived": -1}}'),
         (200, " " * module.LONGEST_REPORT + "{}"),
     ],
 )

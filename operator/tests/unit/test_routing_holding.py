@@ -5,7 +5,14 @@ from itertools import count
 
 import pytest
 
-from llmservice_operator.routing.holding import HELD_TURN, Holding, Request, TooManyHeld
+from llmservice_operator.routing.holding import (
+    HELD_TURN,
+    Counts,
+    End,
+    Holding,
+    Request,
+    TooManyHeld,
+)
 from llmservice_operator.routing.prefixes import BLOCK_BYTES
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Router
@@ -205,3 +212,23 @@ def test_the_first_held_request_is_not_passed_for_ever() -> None:
     made._passed = HELD_TURN
     made.router.hear("a", replace(REPORT, at=1.0), CACHE_TOKENS)
     assert released(made, 1.0)[0] == cold.number
+
+
+def test_the_ends_of_held_requests_are_counted() -> None:
+    made = holding(most_requests=5)
+    sent, late, moved, gone, stays = (request() for _ in range(5))
+    for each in (sent, late, moved, gone, stays):
+        assert made.pick(each, 0.0) is None
+    for _ in range(2):
+        with pytest.raises(TooManyHeld):
+            made.pick(request(), 0.0)
+    made.leave(late.number, End.TIMED_OUT)
+    made.leave(moved.number, End.MOVED)
+    made.leave(gone.number)
+    # The second end of a request changes nothing.
+    made.leave(gone.number, End.TIMED_OUT)
+    assert made.counts == Counts(arrived=5, released=1, timed_out=1, refused=2)
+    made.router.hear("a", replace(REPORT, at=1.0), CACHE_TOKENS)
+    assert sent.number in released(made, 1.0)
+    counts = made.counts
+    assert len(made) == counts.arrived - counts.released - counts.timed_out - 1

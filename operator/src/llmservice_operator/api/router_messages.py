@@ -60,6 +60,31 @@ MOST_HELD: Final = 1_000_000
 """Largest number of held requests in a report."""
 
 
+MOST_COUNTED: Final = 2**53
+"""Largest value of a counter in a report."""
+
+Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
+
+
+class HoldCounts(Fields):
+    """Counters of the requests that waited in a router pod, since its picker started.
+
+    A request that is in none of the last three counters still waits, or its client has left.
+    """
+
+    started: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Start of the picker as Unix time in seconds. A different value means a different process,
+    whose counters began at 0."""
+    arrived: Count
+    """Requests that began to wait."""
+    released: Count
+    """Requests that were sent to a replica, or to the pod's forwarder, which sends them again."""
+    timed_out: Count
+    """Requests that waited for the whole hold timeout."""
+    refused: Count
+    """Requests that could not wait, because too many others did. They are not in `arrived`."""
+
+
 class RouterReport(Fields):
     """The report of a router pod."""
 
@@ -67,3 +92,5 @@ class RouterReport(Fields):
     """The requests that were refused most recently."""
     held_requests: Annotated[int, Field(ge=0, le=MOST_HELD)] = 0
     """Number of requests that wait in this router pod for a replica."""
+    hold_counts: HoldCounts | None = None
+    """None if the router is older than this field, or while its picker does not answer."""

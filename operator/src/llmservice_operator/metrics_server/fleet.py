@@ -35,11 +35,19 @@ from llmservice_operator.scaling.assess import (
 from llmservice_operator.scaling.calibration import calibration_of, resumed, with_calibration
 from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.latency import LatencyWindow
-from llmservice_operator.scaling.signals import Scrape
+from llmservice_operator.scaling.signals import RouterPod, Scrape
 from llmservice_operator.scaling.step_model import StepModelFit
 from llmservice_operator.workload import Replica, replicas_of
 
 logger = logging.getLogger(__name__)
+
+AskRouters = Callable[[], Awaitable[Mapping[Key, tuple[RouterPod, ...]]]]
+"""Asks the router pods of all services for their reports, and returns all router pods."""
+
+
+async def _no_routers() -> Mapping[Key, tuple[RouterPod, ...]]:
+    return {}
+
 
 CLOCK_SKEW_SECONDS = 30.0
 """Longest time in seconds that the API server's clock, which dates the pods, may be behind the
@@ -101,13 +109,12 @@ class Fleet:
         external_metrics: Callable[[], ExternalMetrics],
         classes: Mapping[str, AcceleratorClass],
         scraped: Callable[[int, int], None] = lambda answered, failed: None,
-        held_requests: Callable[[Key], int | None] = lambda key: None,
+        ask_routers: AskRouters = _no_routers,
     ) -> None:
         """`classes` are the accelerator classes of the administrator, by name.
 
         `scraped` is called in each round with the numbers of replicas that answered and that did
-        not. `held_requests` returns how many requests the routers of a service hold; None if that
-        is unknown, or without a router.
+        not.
         """
         self.reports: dict[Key, LoadReport] = {}
         self.lags = False
@@ -121,7 +128,7 @@ class Fleet:
         self._external_metrics = external_metrics
         self._classes = classes
         self._scraped = scraped
-        self._held_requests = held_requests
+        self._ask_routers = ask_routers
 
     @property
     def learned(self) -> dict[Key, Calibration]:
@@ -161,7 +168,9 @@ class Fleet:
             if key in manifests:
                 pods[key].append(pod)
         replicas = {key: replicas_of(pods[key]) for key in manifests}
-        answers = await self._ask(replicas)
+        # All are asked at the same time, because a request that moves from a router to a replica in
+        # the meantime would count twice, or not at all.
+        answers, routers = await asyncio.gather(self._ask(replicas), self._ask_routers())
         by_leader = await ask_leader(at) if ask_leader else {}
         learned = {
             key: found for key, it in by_leader.items() if (found := _learned_by(it)) is not None
@@ -181,7 +190,13 @@ class Fleet:
         for key, manifest in manifests.items():
             try:
                 own[key] = self._assess(
-                    key, manifest, replicas[key], answers[key], at, learned.get(key)
+                    key,
+                    manifest,
+                    replicas[key],
+                    answers[key],
+                    routers.get(key, ()),
+                    at,
+                    learned.get(key),
                 )
             except (ArithmeticError, ValueError):
                 # Impossible numbers from one pod must not stop the reports of other services.
@@ -224,6 +239,7 @@ class Fleet:
         manifest: Manifest,
         replicas: list[Replica],
         answers: Mapping[str, EngineAnswer],
+        routers: tuple[RouterPod, ...],
         at: float,
         learned: Calibration | None,
     ) -> LoadReport:
@@ -242,7 +258,7 @@ class Fleet:
         scrape = Scrape(
             at,
             tuple(scaling_view(it, answers.get(it.name)) for it in replicas),
-            self._held_requests(key),
+            routers,
         )
         aim = _Aim(service.objective, service.target_percent, service.forecasts)
         reported_before = service.state.reported_percent

@@ -106,7 +106,7 @@ class MetricsServer:
             lambda: registration.state if registration else unregistered,
             settings.accelerator_classes,
             metrics.scraped,
-            updates.held_requests,
+            updates.ask,
         )
         metrics.read_reports(lambda: fleet.reports)
         metrics.read_leadership(settings.lease_name, self._is_leader)

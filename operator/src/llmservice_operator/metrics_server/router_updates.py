@@ -1,14 +1,19 @@
 """Sends each router pod the replicas of its service after every change, and reads its report.
 
-Each router pod has at most one request in progress, so a slow router delays neither the other
-routers nor the rounds. A router that does not accept a list gets it again, after longer and longer
-pauses. A router that has accepted a list gets it again too, because each answer contains a report.
+Each answer of a router contains its report. Every round therefore sends the list again, at the time
+when it asks the replicas: a request that leaves the router between two reports is then in the
+report of exactly one of both.
+
+Each router pod has at most one request in progress, so a slow router does not delay the other
+routers. A router that does not accept a list gets it again, after longer and longer pauses, and no
+round waits for it.
 """
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -27,6 +32,7 @@ from llmservice_operator.api.router_messages import (
     RouterReport,
 )
 from llmservice_operator.cluster import Key
+from llmservice_operator.scaling.signals import HoldCounters, RouterPod, RouterSnapshot
 from llmservice_operator.workload import Replica, replicas_of
 
 logger = logging.getLogger(__name__)
@@ -39,11 +45,8 @@ event."""
 PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Pauses in seconds between two attempts to send a list. The last one is repeated, until a router
 accepts the list."""
-REPORT_SECONDS: Final = 15.0
-"""Time in seconds between two reports of a router."""
-HELD_REPORT_SECONDS: Final = 5.0
-"""Time in seconds between two reports of a router that holds requests. They are a load, which is
-computed in rounds of this length."""
+ROUND_SECONDS: Final = 2.0
+"""Longest time in seconds for which a round waits for the reports of the routers."""
 TIMEOUT_SECONDS: Final = 3.0
 CONNECTIONS: Final = 100
 LONGEST_REPORT: Final = 64 * 1024
@@ -63,11 +66,20 @@ class _Router:
 
     address: str
     wanted: ReplicaList
-    is_changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the list differs from the one that was sent last."""
+    is_due: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the list differs from the one that was sent last, or when a round needs a report."""
     informing: asyncio.Task[None] | None = None
-    held_requests: int | None = None
-    """Requests that the router held at its last report. None if it does not answer."""
+    answers: bool = True
+    """Whether the router has accepted the last list. Also true before the first one."""
+    asked: asyncio.Future[RouterSnapshot | None] | None = None
+    """Result of the next request to the router, if a round needs it."""
+
+    def ask(self) -> asyncio.Future[RouterSnapshot | None]:
+        """Ask for a report that is not older than this call."""
+        if self.asked is None:
+            self.asked = asyncio.get_running_loop().create_future()
+            self.is_due.set()
+        return self.asked
 
 
 class RouterUpdates:
@@ -80,23 +92,41 @@ class RouterUpdates:
         send: Send,
         on_report: OnReport,
         pauses: tuple[float, ...] = PAUSES,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """`pods_of` returns the pods of the replicas of a service, and `pods` returns all pods."""
+        """`pods_of` returns the pods of the replicas of a service, and `pods` returns all pods.
+
+        `now` returns the Unix time in seconds.
+        """
         self._pods_of = pods_of
         self._pods = pods
         self._send = send
         self._on_report = on_report
         self._pauses = pauses
+        self._now = now
         self._routers: defaultdict[Key, dict[tuple[str, int], _Router]] = defaultdict(dict)
         """Router pods of each service, by the pod's UID and the restarts of its container."""
         self._changed: set[Key] = set()
         self._is_changed = asyncio.Event()
 
-    def held_requests(self, key: Key) -> int | None:
-        """Return how many requests the routers of a service hold; None if none of them answers."""
-        reported = [each.held_requests for each in self._routers.get(key, {}).values()]
-        known = [held for held in reported if held is not None]
-        return sum(known) if known else None
+    async def ask(self) -> Mapping[Key, tuple[RouterPod, ...]]:
+        """Ask the routers of all services for a report now, and return all router pods.
+
+        A router that did not answer the last time is asked after its pause, and not by this call.
+        """
+        routers = [
+            (key, f"{uid}/{restarts}", router.ask() if router.answers else None)
+            for key, of_service in self._routers.items()
+            for (uid, restarts), router in of_service.items()
+        ]
+        asked = [each for _, _, each in routers if each is not None]
+        if asked:
+            await asyncio.wait(asked, timeout=ROUND_SECONDS)
+        found: defaultdict[Key, tuple[RouterPod, ...]] = defaultdict(tuple)
+        for key, name, each in routers:
+            is_known = each is not None and each.done() and not each.cancelled()
+            found[key] += (RouterPod(name, each.result() if is_known and each else None),)
+        return found
 
     def note(self, key: Key) -> None:
         """Note that an object of a service has changed."""
@@ -134,8 +164,11 @@ class RouterUpdates:
         for key in self._routers.keys() | found.keys():
             known, now = self._routers[key], found[key]
             for gone in known.keys() - now.keys():
-                if (informing := known.pop(gone).informing) is not None:
-                    informing.cancel()
+                router = known.pop(gone)
+                if router.informing is not None:
+                    router.informing.cancel()
+                if router.asked is not None:
+                    router.asked.cancel()
             for new in now.keys() - known.keys():
                 router = known[new] = _Router(now[new], self._list(key))
                 router.informing = tasks.create_task(self._keep_informed(key, router))
@@ -147,7 +180,7 @@ class RouterUpdates:
         for router in self._routers[key].values():
             if router.wanted != wanted:
                 router.wanted = wanted
-                router.is_changed.set()
+                router.is_due.set()
 
     def _list(self, key: Key) -> ReplicaList:
         namespace, service = key
@@ -158,16 +191,19 @@ class RouterUpdates:
     async def _keep_informed(self, key: Key, router: _Router) -> None:
         failures = 0
         while True:
-            router.is_changed.clear()
+            router.is_due.clear()
+            asked, router.asked = router.asked, None
             report = await self._send(router.address, router.wanted)
+            router.answers = report is not None
+            if asked is not None and not asked.done():
+                asked.set_result(self._snapshot(report))
+            pause: float | None = None
             if report is not None:
-                router.held_requests = report.held_requests
-                failures, pause = 0, HELD_REPORT_SECONDS if report.held_requests else REPORT_SECONDS
+                failures = 0
                 await self._on_report(key, report)
             else:
                 pause = self._pauses[min(failures, len(self._pauses) - 1)]
                 failures += 1
-                router.held_requests = None
             if failures == len(self._pauses):
                 logger.warning(
                     "the router pod at %s of %s/%s takes no list of replicas; its own search is "
@@ -178,7 +214,16 @@ class RouterUpdates:
                 )
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await router.is_changed.wait()
+                    await router.is_due.wait()
+
+    def _snapshot(self, report: RouterReport | None) -> RouterSnapshot | None:
+        if report is None:
+            return None
+        at, held, counts = self._now(), report.held_requests, report.hold_counts
+        if counts is None:
+            return RouterSnapshot(at, held)
+        counters = HoldCounters(**counts.model_dump(exclude={"started"}))
+        return RouterSnapshot(at, held, counts.started, counters)
 
 
 def _listed(replica: Replica) -> ListedReplica | None:

@@ -16,7 +16,7 @@ from llmservice_operator.routing.handover import (
     Stored,
     sent,
 )
-from llmservice_operator.routing.holding import Holding, Request
+from llmservice_operator.routing.holding import End, Holding, Request
 from llmservice_operator.routing.owners import Owners, digest_of
 from llmservice_operator.routing.prefixes import PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
@@ -27,6 +27,10 @@ Policy = Literal["LeastWork", "LeastRequest"]
 
 MOST_ADDRESSES: Final = 2
 """Largest number of replicas to which one request may be sent."""
+
+SAME_MOMENT_SECONDS: Final = 0.1
+"""A client that leaves at most this time in seconds before the end of its wait waited in full. A
+wait of this length or less is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +137,30 @@ class Chooser:
         key: str,
         seconds: float,
         on_wait: Callable[[], Awaitable[None]],
+        *,
+        waits_elsewhere: bool = False,
     ) -> Chosen | None:
         """Choose the replicas for a request with a body of `size` bytes from the owner of `key`.
 
         While every replica would respond too late, or there is none, wait for at most `seconds`,
-        and then return None. Call `on_wait` before the wait. Raises TooManyHeld.
+        and then return None. Call `on_wait` before the wait. `waits_elsewhere` says that the
+        request goes on waiting after that. Raises TooManyHeld.
         """
         number = next(self._numbers)
         pick = self.holding.pick(Request(number, prompt, size, key), self.clock())
         if pick is not None:
             return self._chosen(number, prompt, pick)
         chosen = self._waiting[number] = asyncio.get_running_loop().create_future()
-        is_over = False
+        is_over, begun = False, self.clock()
         try:
             await on_wait()
             await asyncio.wait({chosen}, timeout=seconds)
             is_over = True
         finally:
-            self.holding.leave(number)
+            # The forwarder ends a wait at the same moment as this picker.
+            is_late = SAME_MOMENT_SECONDS < seconds <= self.clock() - begun + SAME_MOMENT_SECONDS
+            end = End.MOVED if waits_elsewhere else End.TIMED_OUT
+            self.holding.leave(number, end if is_late else End.CLIENT_LEFT)
             del self._waiting[number]
             if chosen.done() and not is_over:  # the client left
                 self.ended(chosen.result())

@@ -224,14 +224,19 @@ class Exchange:
 
     async def _choose_or_wait(self, body: Body) -> Chosen | None:
         limits = self.parts.limits
-        seconds = limits.hold_seconds
-        if body.is_stream and not self.is_forwarded and self.parts.forwarder is not None:
-            seconds = min(limits.heartbeat_seconds, seconds)
+        seconds = max(limits.hold_seconds - self._held_before(), 0.0)
+        is_direct_stream = body.is_stream and not self.is_forwarded
+        moves = is_direct_stream and self.parts.forwarder is not None
+        waits_elsewhere = moves and limits.heartbeat_seconds < seconds
+        if waits_elsewhere:
+            seconds = limits.heartbeat_seconds
 
         async def tell() -> None:
             await self.stream.write(wait(seconds + MARGIN_SECONDS))
 
-        return await self.parts.chooser.choose(body.prompt, body.size, self._key, seconds, tell)
+        return await self.parts.chooser.choose(
+            body.prompt, body.size, self._key, seconds, tell, waits_elsewhere=waits_elsewhere
+        )
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
         self._give_back()

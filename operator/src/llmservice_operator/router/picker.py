@@ -5,13 +5,19 @@ import logging
 import signal
 import sys
 import time
+from dataclasses import asdict
 from typing import Any, Final
 
 import grpc
 import uvloop
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
-from llmservice_operator.api.router_messages import MOST_REFUSED, RefusedRequest, RouterReport
+from llmservice_operator.api.router_messages import (
+    MOST_REFUSED,
+    HoldCounts,
+    RefusedRequest,
+    RouterReport,
+)
 from llmservice_operator.errors import InvalidSettings
 from llmservice_operator.router import replica_view
 from llmservice_operator.router.admission import Admission, ApiKeys
@@ -69,6 +75,7 @@ class Picker:
 
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
+        self._started = time.time()
         router = Router(StepModel(**settings.step_prior.model_dump()))
         if settings.ttft_limit_seconds is not None:
             router.ttft_seconds = settings.ttft_limit_seconds
@@ -128,6 +135,7 @@ class Picker:
 
     def _status(self) -> PickerStatus:
         parts = self._parts
+        counts = parts.chooser.holding.counts
         refused = parts.deadly.refused(parts.chooser.clock())[-MOST_REFUSED:]
         return PickerStatus(
             metrics=parts.metrics.render().decode(),
@@ -137,6 +145,7 @@ class Picker:
                     for digest, left in refused
                 ),
                 held_requests=len(parts.chooser.holding),
+                hold_counts=HoldCounts(started=self._started, **asdict(counts)),
             ),
         )
 

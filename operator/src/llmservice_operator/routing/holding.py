@@ -9,6 +9,7 @@ the first held request is sent next, so that held requests are sent even during 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from heapq import nsmallest
 from itertools import islice, zip_longest
 from math import inf
@@ -34,6 +35,27 @@ LONG_PROMPT: Final = 0.25
 
 class TooManyHeld(OperatorError):
     """No further request can be held. The client should try again later."""
+
+
+class End(Enum):
+    """How a request stopped to wait without a replica."""
+
+    CLIENT_LEFT = auto()
+    TIMED_OUT = auto()
+    MOVED = auto()
+    """It waits elsewhere from now on, and returns from there."""
+
+
+@dataclass
+class Counts:
+    """Counters of the held requests. Those of clients that left are in `arrived` only."""
+
+    arrived: int = 0
+    released: int = 0
+    """Requests that got a replica or moved."""
+    timed_out: int = 0
+    refused: int = 0
+    """Requests that could not be held. They are not in `arrived`."""
 
 
 class Request(NamedTuple):
@@ -91,6 +113,7 @@ class Holding:
     most_requests: int = 1000
     most_bytes: int = 64 << 20
     """Maximum sum of the sizes of all held requests."""
+    counts: Counts = field(default_factory=Counts, init=False)
     _queues: dict[int, _Queue] = field(default_factory=dict, init=False)
     """Queue of each priority with held requests."""
     _held: dict[int, Request] = field(default_factory=dict, init=False)
@@ -113,9 +136,11 @@ class Holding:
                 self._passed += 1 if self._held else 0
                 return self.router.send(request.number, request.prompt, choice)
         if len(self) >= self.most_requests or self._bytes + request.size > self.most_bytes:
+            self.counts.refused += 1
             raise TooManyHeld(
                 f"{len(self)} requests are waiting for a replica: try again in some seconds"
             )
+        self.counts.arrived += 1
         self._held[request.number] = request
         self._bytes += request.size
         self._queues.setdefault(request.priority, _Queue()).add(request)
@@ -147,6 +172,7 @@ class Holding:
             self._passed = 0 if request is candidates[0] else self._passed + 1
             self._queues[request.priority].give(request)
             self._forget(request)
+            self.counts.released += 1
             yield request, self.router.send(request.number, request.prompt, choice)
 
     def _next(self, candidates: Sequence[Request], now: float) -> tuple[Request, Choice] | None:
@@ -173,15 +199,20 @@ class Holding:
         """Remove the held requests whose deadline has passed, and return them."""
         late = [each for each in self._held.values() if each.deadline <= now]
         for request in late:
-            self.leave(request.number)
+            self.leave(request.number, End.TIMED_OUT)
         return late
 
-    def leave(self, number: int) -> None:
-        """Forget a held request, for example because its client has gone."""
+    def leave(self, number: int, end: End = End.CLIENT_LEFT) -> None:
+        """Forget a request. Nothing happens if it is not held any more."""
         request = self._held.get(number)
-        if request is not None:
-            self._queues[request.priority].remove(request)
-            self._forget(request)
+        if request is None:
+            return
+        self._queues[request.priority].remove(request)
+        self._forget(request)
+        if end is End.TIMED_OUT:
+            self.counts.timed_out += 1
+        elif end is End.MOVED:
+            self.counts.released += 1
 
     def _forget(self, request: Request) -> None:
         del self._held[request.number]

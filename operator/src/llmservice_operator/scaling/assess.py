@@ -347,7 +347,7 @@ def _demand(
             ledger,
             price,
             map(queue, names),
-            tracking.held_requests or 0,
+            tracking.held.number,
             len(ready),
             starts.estimate,
             starts.node_wait,

@@ -186,11 +186,47 @@ class ReplicaReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldCounters(Sums):
+    """Counters of the requests that waited in a router, since its process started."""
+
+    arrived: float = 0
+    """Requests that began to wait."""
+    released: float = 0
+    timed_out: float = 0
+    """Requests that waited for the whole hold timeout."""
+    refused: float = 0
+    """Requests that could not wait, because too many others did. They are not in `arrived`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSnapshot:
+    """One report of one router pod."""
+
+    at: float
+    """Time of the report, in seconds of the scraper's clock."""
+    held: int
+    """Requests that wait in the router, so that no replica has counted them yet."""
+    started: float = 0.0
+    """Start time of the process. A different value means a different process, whose counters began
+    at 0."""
+    counters: HoldCounters | None = None
+    """None from a router that does not report them, or does not know them now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterPod:
+    """One router pod of the service as one scrape saw it."""
+
+    name: str
+    """Identifies the pod from one start of its container to the next."""
+    snapshot: RouterSnapshot | None
+    """None when the pod did not report."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scrape:
-    """All replicas of one service at one time."""
+    """All replicas and router pods of one service at one time."""
 
     at: float
     replicas: tuple[ReplicaReport, ...]
-    held_requests: int | None = None
-    """Requests that the router holds, so that no replica has counted them yet. None without a
-    router, and while the number is unknown."""
+    routers: tuple[RouterPod, ...] = ()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 
+from llmservice_operator.scaling.held import HeldRequests
 from llmservice_operator.scaling.ledger import KEPT_SECONDS, Ledger, Tick
 from llmservice_operator.scaling.signals import (
     Counters,
@@ -19,9 +20,6 @@ from llmservice_operator.scaling.signals import (
     Tally,
 )
 from llmservice_operator.scaling.step_model import WARM_UP_SECONDS
-
-HELD_SECONDS = 60.0
-"""Time in seconds for which the last known number of held requests is assumed to be still right."""
 
 RATE_SECONDS = 30.0
 """Time constant of the averaging of a replica's rates, in seconds."""
@@ -58,18 +56,15 @@ class Tracking:
     """Replicas that served before their first report, with the time of that report."""
     ledger: Ledger = field(default_factory=Ledger)
     """Work that reports have confirmed."""
-    held_requests: int | None = None
-    """Requests that the router holds. None if the number was not known for HELD_SECONDS."""
-    held_at: float = -math.inf
-    """Time at which that number was known last."""
+    held: HeldRequests = field(default_factory=HeldRequests)
 
     def add(
         self, scrape: Scrape, mean_prompt_tokens: float = 0.0, engine_since: float = -math.inf
     ) -> tuple["Tracking", Increment]:
         """Add one scrape. A repeated scrape changes nothing.
 
-        A request that the router holds has arrived, and is counted with the mean length of a
-        prompt. It is subtracted when a replica counts it.
+        A request that a router holds has arrived, and is counted with the mean length of a prompt.
+        It is subtracted when a replica counts it.
 
         Once a replica exists that was created at or after `engine_since`, the step model learns
         only from such replicas.
@@ -107,27 +102,20 @@ class Tracking:
             is_warm = report.ready_at is not None and after.at >= report.ready_at + WARM_UP_SECONDS
             if is_warm and report.created >= learns_from:
                 learnable = learnable.plus(done)
+        usual = sum(it.arrivals for it in rates.values())
+        held, held_arrivals = self.held.add(scrape, self.at, usual)
+        for it in held_arrivals:
+            prompt_tokens = it.requests * mean_prompt_tokens
+            tally = Tally(arrivals=it.requests, prompt_tokens_arrived=prompt_tokens)
+            spans.append(Tick(it.at, it.seconds, tally))
         ledger = self.ledger
         if seconds > 0 and answered:
             # The load during a time without any answer is unknown, so that time is left out.
-            begun = self._begun_to_wait(scrape)
-            waiting = Tally(arrivals=begun, prompt_tokens_arrived=begun * mean_prompt_tokens)
-            ledger = ledger.add(Tick(scrape.at, seconds, waiting)).spread(spans)
+            ledger = ledger.add(Tick(scrape.at, seconds)).spread(spans)
         serving = self._serving(scrape)
         silent = frozenset(serving) - answered
-        held, held_at = scrape.held_requests, scrape.at
-        if held is None and scrape.at - self.held_at < HELD_SECONDS:
-            held, held_at = self.held_requests, self.held_at
-        after_it = Tracking(
-            scrape.at, snapshots, rates, serving, silent, late, ledger, held, held_at
-        )
+        after_it = Tracking(scrape.at, snapshots, rates, serving, silent, late, ledger, held)
         return after_it, Increment(seconds, total, learnable, bool(answered))
-
-    def _begun_to_wait(self, scrape: Scrape) -> int:
-        """Return by how many requests the router holds more than at the previous scrape."""
-        if self.held_requests is None or scrape.held_requests is None:
-            return 0
-        return scrape.held_requests - self.held_requests
 
     def likely(self) -> Ledger:
         """Return the ledger with estimates.
