@@ -73,6 +73,16 @@ class Cluster:
         else:
             self.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(manifest))
 
+    def wait_until_no_pods(self, namespace: str) -> None:
+        """Wait until the pods of a namespace are gone.
+
+        Raises:
+            CommandFailed: some still exist after PATIENCE seconds.
+
+        """
+        options = ("-n", namespace, "--for=delete", f"--timeout={PATIENCE:g}s")
+        self.kubectl("wait", "pods", "--all", *options)
+
     def create_namespace(self, name: str) -> None:
         """Create a namespace that admits only pods of the restricted Pod Security Standard."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -141,22 +151,41 @@ def is_ready(service: Object | None) -> bool:
 
 
 def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = PATIENCE) -> Object:
-    """Wait until an LLMService is Ready, and return it.
+    """Wait until an LLMService is Ready for its present spec, and return it.
 
     Raises:
         AssertionError: it is not Ready in time. The message contains its last conditions.
 
     """
+    return _wait_for(cluster, name, namespace, "condition=Ready", within)
 
-    def ready() -> Object | None:
-        service = cluster.read("llmservice", name, namespace)
-        if service is None or not is_ready(service):
-            raise AssertionError(json.dumps(conditions(service), indent=1))
-        return service
 
-    found: Object = eventually(
-        ready, within=within, every=1, describe=f"LLMService {namespace}/{name} Ready"
-    )
+def until_reason(cluster: Cluster, name: str, namespace: str, reason: str) -> str:
+    """Wait until the condition Ready of an LLMService has this reason; return its message.
+
+    Raises:
+        AssertionError: it does not have the reason in time. The message contains its last
+            conditions.
+
+    """
+    state = f'jsonpath={{.status.conditions[?(@.type=="Ready")].reason}}={reason}'
+    service = _wait_for(cluster, name, namespace, state, PATIENCE)
+    message: str = conditions(service)["Ready"]["message"]
+    return message
+
+
+def _wait_for(cluster: Cluster, name: str, namespace: str, state: str, within: float) -> Object:
+    """Wait until an LLMService reaches a state that `kubectl wait --for` knows; return it.
+
+    `kubectl wait` watches the object. Each start of kubectl to read it again would take a tenth of
+    a second of CPU time.
+    """
+    options = ("-n", namespace, f"--for={state}", f"--timeout={within:g}s", "-o", "json")
+    try:
+        found: Object = json.loads(cluster.kubectl("wait", f"llmservice/{name}", *options))
+    except CommandFailed as late:
+        last = json.dumps(conditions(cluster.read("llmservice", name, namespace)), indent=1)
+        raise AssertionError(f"LLMService {namespace}/{name} without {state}: {last}") from late
     return found
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e_support import PATIENCE, Cluster
-from shared_support.waiting import eventually
+from e2e_support import Cluster
 from stage import Images, images_under_test, install_chart, load_images, start_hub
 
 
@@ -57,5 +56,5 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     # Pods are deleted first. If a namespace still has pods, the namespace controller checks it
     # again only after half of their termination grace period: after five minutes here.
     cluster.kubectl("delete", "llm", "--all", "-n", name)
-    eventually(lambda: not cluster.list("pods", name), within=PATIENCE, describe="pods gone")
+    cluster.wait_until_no_pods(name)
     cluster.kubectl("delete", "namespace", name, "--timeout=120s")

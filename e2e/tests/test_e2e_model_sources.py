@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e_support import PATIENCE, Cluster, ask, conditions, wait_ready
-from shared_support.waiting import eventually
+from e2e_support import Cluster, ask, until_reason, wait_ready
 from stage import TINY_MODEL, cpu_service, localkube
 
 
@@ -63,7 +62,7 @@ def test_two_replicas_fill_one_claim_and_leave_it_when_they_go(
     (marker,) = (folder / "compile" / "cached").glob("compiled-*")
     assert marker.exists()
     cluster.kubectl("delete", "llm", "cached", "-n", namespace)
-    eventually(lambda: not cluster.list("pods", namespace), within=PATIENCE, describe="pods gone")
+    cluster.wait_until_no_pods(namespace)
     claim = cluster.read("pvc", "cached-cache", namespace)
     assert claim is not None
     assert claim["status"]["phase"] == "Bound"
@@ -75,10 +74,6 @@ def test_two_replicas_fill_one_claim_and_leave_it_when_they_go(
 def test_an_unknown_model_is_named_in_the_status(cluster: Cluster, namespace: str) -> None:
     cluster.apply(cpu_service("unknown", "hf://nobody/no-such-model"), namespace)
 
-    def says_so() -> bool:
-        ready = conditions(cluster.read("llm", "unknown", namespace)).get("Ready", {})
-        assert ready.get("reason") == "ModelNotFound", ready
-        return "nobody/no-such-model" in ready["message"]
-
-    eventually(says_so, within=PATIENCE, every=1)
+    message = until_reason(cluster, "unknown", namespace, "ModelNotFound")
+    assert "nobody/no-such-model" in message
     cluster.kubectl("delete", "llm", "unknown", "-n", namespace)

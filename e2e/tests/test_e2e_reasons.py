@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2e_support import PATIENCE, Cluster, Object, conditions, wait_ready
+from e2e_support import PATIENCE, Cluster, Object, conditions, until_reason, wait_ready
 from llmservice_operator.api.reason_facts import in_commands
 from llmservice_operator.api.reasons import Reason
 from pod_processes import SERVER, process_of
@@ -82,20 +82,6 @@ def small(name: str, uri: str = f"hf://{TINY_MODEL}", **spec: Any) -> Object:
 
 def ready(cluster: Cluster, name: str, namespace: str) -> Object:
     return conditions(cluster.read("llm", name, namespace)).get("Ready", {})
-
-
-def until_reason(
-    cluster: Cluster, name: str, namespace: str, reason: str, within: float = PATIENCE
-) -> str:
-    """Wait until the Ready condition has the reason; return its message."""
-
-    def has_it() -> str:
-        found = ready(cluster, name, namespace)
-        assert found.get("reason") == reason, found
-        return str(found["message"])
-
-    message: str = eventually(has_it, within=within, every=1)
-    return message
 
 
 @pytest.fixture(scope="module", autouse=True)

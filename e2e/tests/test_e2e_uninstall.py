@@ -26,7 +26,7 @@ def test_uninstalling_leaves_served_pods_and_the_crd_in_place(
     assert cluster.kubectl(*API_SERVICE)
 
     uninstall_chart(cluster)
-    eventually(lambda: not cluster.list("pods", SYSTEM_NAMESPACE), within=PATIENCE)
+    cluster.wait_until_no_pods(SYSTEM_NAMESPACE)
     # An APIService without its server would block the deletion of every namespace.
     eventually(lambda: not cluster.kubectl(*API_SERVICE), within=PATIENCE)
 
