@@ -99,9 +99,9 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
     In the file, --harmless is a placeholder for a flag that extraArgs accepts.
     """
-    cases: dict[str, dict[str, Any]] = yaml.safe_load(
-        file.read_text().replace("--harmless=", f"{HARMLESS_FLAG}=")
-    )
+    text = file.read_text().replace("--harmless=", f"{HARMLESS_FLAG}=")
+    # The loader in C takes a tenth of the time.
+    cases: dict[str, dict[str, Any]] = yaml.load(text, yaml.CSafeLoader)
     return cases
 
 

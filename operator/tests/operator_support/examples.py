@@ -23,4 +23,9 @@ def example_text(name: str) -> str:
 
 def golden_objects(name: str) -> list[Manifest]:
     """Return the objects of an example in the order in which they are applied."""
-    return list(yaml.safe_load_all((GOLDEN / f"{name}.yaml").read_text()))
+    return objects_in((GOLDEN / f"{name}.yaml").read_text())
+
+
+def objects_in(text: str) -> list[Manifest]:
+    """Return the objects of a YAML text, read by the loader in C, which is ten times as fast."""
+    return list(yaml.load_all(text, yaml.CSafeLoader))

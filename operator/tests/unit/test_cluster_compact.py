@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from llmservice_operator import names
 from llmservice_operator.cluster import Cache
@@ -15,7 +14,7 @@ from llmservice_operator.cluster.compact import SHARED_PARTS, SHARED_WHOLES, Com
 from llmservice_operator.desired import is_up_to_date
 from llmservice_operator.kinds import PODS
 from llmservice_operator.workload import observe_service
-from operator_support.examples import GOLDEN
+from operator_support.examples import GOLDEN, golden_objects, objects_in
 from operator_support.pods import (
     FULL_CACHE,
     a_failed_pod,
@@ -40,7 +39,7 @@ def children(number: int, text: str) -> list[dict[str, Any]]:
 def test_a_compact_object_is_equal_to_the_object(golden: Path) -> None:
     compactor = Compactor()
     for _ in range(2):
-        for manifest in yaml.safe_load_all(golden.read_text()):
+        for manifest in objects_in(golden.read_text()):
             live = as_live(manifest)
             before = copy.deepcopy(live)
             assert compactor.compact(live) == before
@@ -82,7 +81,7 @@ def bytes_of(value: Any, counted: set[int]) -> int:
 
 
 def test_the_objects_of_a_service_take_at_most_thirteen_kibibytes() -> None:
-    manifests = yaml.safe_load_all((GOLDEN / "autoscaled.yaml").read_text())
+    manifests = golden_objects("autoscaled")
     text = json.dumps(list(map(as_live, manifests)))
     cache, counted, services = Cache(), set[int](), 100
     for number in range(services):

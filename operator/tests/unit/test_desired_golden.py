@@ -2,11 +2,10 @@ import difflib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from llmservice_operator.render import render_file
 from llmservice_operator.settings import OperatorSettings
-from operator_support.examples import EXAMPLES, GOLDEN, example_text
+from operator_support.examples import EXAMPLES, GOLDEN, example_text, objects_in
 
 MEAN_ALL = {"podSelector", "namespaceSelector"}
 """Selectors that the API server keeps even if empty, because an empty one selects everything."""
@@ -55,5 +54,5 @@ def test_no_object_holds_an_empty_list_or_mapping_that_the_api_server_would_drop
         return found
 
     for example in EXAMPLES:
-        for manifest in yaml.safe_load_all(render_file(example.read_text(), OperatorSettings())):
+        for manifest in objects_in(render_file(example.read_text(), OperatorSettings())):
             assert empties(manifest) == []

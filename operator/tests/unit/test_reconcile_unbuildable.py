@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from llmservice_operator.api.server_defaults import Proxy, ServerDefaults
 from llmservice_operator.desired.applied import applied_field
@@ -16,7 +15,7 @@ from llmservice_operator.kinds import (
     NETWORK_POLICIES,
     POD_DISRUPTION_BUDGETS,
 )
-from operator_support.examples import GOLDEN
+from operator_support.examples import GOLDEN, objects_in
 from operator_support.services import as_live
 from operator_support.world import World, by
 
@@ -158,6 +157,6 @@ async def test_fields_of_the_pods_that_others_own_do_not_become_the_operators(wo
 
 @pytest.mark.parametrize("golden", sorted(GOLDEN.iterdir()), ids=lambda path: path.stem)
 def test_the_applied_part_of_an_object_equals_the_manifest(golden: Path) -> None:
-    for manifest in yaml.safe_load_all(golden.read_text()):
+    for manifest in objects_in(golden.read_text()):
         field = "spec" if "spec" in manifest else "data"
         assert applied_field(as_live(manifest), field) == manifest[field]
