@@ -48,7 +48,7 @@ def padded(tiny_model: Path, folder: Path) -> Path:
 
 
 def test_a_download_shows_its_progress_and_is_served(
-    engine_python: Path, tiny_model: Path, tmp_path: Path
+    preloaded: Preloaded, tiny_model: Path, tmp_path: Path
 ) -> None:
     model = padded(tiny_model, tmp_path)
     weights = sum(path.stat().st_size for path in model.rglob("*.safetensors"))
@@ -56,7 +56,7 @@ def test_a_download_shows_its_progress_and_is_served(
     with (
         hub as address,
         running_server(
-            engine_python,
+            preloaded,
             tmp_path / "server",
             *flags_for(REPOSITORY),
             HF_ENDPOINT=address,
@@ -84,6 +84,7 @@ def test_a_download_shows_its_progress_and_is_served(
 def test_a_hub_of_a_private_authority_is_trusted_by_the_ca_bundle(
     engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
+    """This is the test in which a server that is no fork reads the variables of a hub."""
     authority = make_authority(tmp_path)
     with (
         running_hub(settings(tiny_model), tmp_path) as plain,
