@@ -1,5 +1,6 @@
 """Generates structured outputs and tools that take long to compile or to check."""
 
+import json
 import random
 from typing import Any
 
@@ -43,15 +44,11 @@ def a_structure(chance: random.Random, size: int) -> tuple[str, Any]:
 def tools(chance: random.Random, size: int) -> list[Any]:
     """Return tools that together have about this size in bytes."""
     number = chance.choice((1, 100, 1000, size // 60))
-    each = max(10, size // number - 60)
-    schema = _schema(chance, each)
-    made = []
-    for place in range(number):
-        function = {"name": f"f{place}", "parameters": schema}
-        made.append({"type": "function", "function": function})
-        if (place + 1) * each > size:
-            break
-    return made
+    schema = _schema(chance, max(10, size // number - 60))
+    # The shortest schema of its kind may be longer than its share.
+    number = min(number, 1 + size // (60 + len(json.dumps(schema))))
+    functions = ({"name": f"f{place}", "parameters": schema} for place in range(number))
+    return [{"type": "function", "function": function} for function in functions]
 
 
 def _schema(chance: random.Random, size: int) -> Any:
