@@ -172,6 +172,28 @@ async def test_an_api_server_that_refuses_the_tolerance_keeps_the_rest_of_the_hp
     assert not has_tolerance(world)
 
 
+@pytest.mark.parametrize(
+    ("direction", "edit"),
+    [
+        ("scaleUp", {"selectPolicy": "Disabled"}),
+        ("scaleUp", {"tolerance": "100m"}),
+        ("scaleDown", {"tolerance": "100m"}),
+        ("scaleDown", {"policies": [{"type": "Pods", "value": 9, "periodSeconds": 15}]}),
+        ("scaleUp", {"stabilizationWindowSeconds": 600}),
+    ],
+)
+async def test_an_edited_behavior_of_an_hpa_is_restored(
+    world: World, direction: str, edit: dict[str, Any]
+) -> None:
+    await world.serve(**by("External"))
+    live = world.cluster.objects[AUTOSCALERS, "llama"]
+    behavior = live["spec"]["behavior"]
+    edited_rules = {**behavior, direction: {**behavior[direction], **edit}}
+    world.see({**live, "spec": {**live["spec"], "behavior": edited_rules}})
+    await world.settle()
+    assert world.cluster.objects[AUTOSCALERS, "llama"]["spec"] == live["spec"]
+
+
 def take_the_name(world: World) -> dict[str, Any]:
     """Give the name of the Service object to an object of another owner."""
     theirs = {"name": "llama", "namespace": "team", "uid": "theirs", "labels": {}}
