@@ -9,9 +9,10 @@ from itertools import islice
 import pytest
 
 from llmservice_operator.scaling.conditions import ServiceLevelObjective
-from llmservice_operator.scaling.signals import Counters, StepSums
+from llmservice_operator.scaling.signals import Counters
 from llmservice_operator.scaling.step_model import StepModel
-from utilization.experiment import Reading, Traffic
+from operator_support.scaling import step_sums
+from utilization.experiment import Reading, Traffic, learned
 from utilization.gate import line, own_line
 from utilization.mixes import Mix
 from utilization.traffic import Answer, Level
@@ -19,6 +20,8 @@ from utilization.truth import Trial, Truth, estimate, next_rate
 
 SLO = ServiceLevelObjective(0.5, 0.05)
 STEP = StepModel(0.01, 1e-4, 1e-3, 1e-7)
+PACE = STEP.fixed + STEP.sequence
+"""Usual duration in seconds of a step of the probe."""
 FAST, SLOW = Answer(0.1, 0.02), Answer(0.1, 0.06)
 
 READING = Reading(
@@ -37,7 +40,7 @@ READING = Reading(
 
 
 def level(rate: float, met: int, missed: int = 0) -> Level:
-    return Level(rate, 16.0, Counters(), [FAST] * met + [SLOW] * missed, [])
+    return Level(rate, 16.0, Counters(), [FAST] * met + [SLOW] * missed, [], PACE)
 
 
 def trial(rate: float, capacity: float, requests: int = 400) -> Trial:
@@ -114,27 +117,81 @@ def test_a_request_meets_the_slo_by_both_of_its_times(answer: Answer, met: bool)
     assert answer.meets(SLO) is met
 
 
-def _level_on(slowness: float, rate: float, itl: float) -> Level:
-    """Return a level of 400 requests on a machine whose steps take `slowness` times as long."""
-    steps = StepSums((1000.0, 0.0, 5000.0, 0.0, slowness * 15.0) + (0.0,) * 10)
-    assert STEP.seconds_of(steps) == pytest.approx(15.0)
+def _level_on(slowness: float, rate: float, itl: float, probed: float | None = None) -> Level:
+    """Return a level of 400 requests on a machine whose steps take `slowness` times as long.
+
+    `probed` is this factor according to the probes, which differ by chance.
+    """
+    counters = Counters(steps=step_sums([(20.0, 5.0, 3000.0)] * 1000, _slower(slowness)))
     answers = [Answer(0.1, slowness * itl)] * 400
-    return Level(rate, 400 / rate, Counters(steps=steps), answers, [])
+    pace = PACE * (slowness if probed is None else probed)
+    return Level(rate, 400 / rate, counters, answers, [], pace)
+
+
+def _slower(factor: float) -> StepModel:
+    return StepModel(*(factor * each for each in STEP.coefficients))
+
+
+def _trials(levels: list[Level], model: StepModel) -> list[Trial]:
+    return Traffic(Mix("any", 10, 10), levels=levels).trials(SLO, model, PACE)
 
 
 def test_a_slow_minute_counts_as_more_load_met_with_more_patience() -> None:
-    usual = [_level_on(1.1, rate, 0.04) for rate in (9.0, 10.0, 11.0, 12.0)]
-    missed = _level_on(1.1, 14.0, 0.055)
-    slow = _level_on(1.32, 10.0, 0.04)
-    traffic = Traffic(Mix("any", 10, 10), levels=[*usual, missed, slow])
+    usual = [_level_on(1.0, rate, 0.04) for rate in (9.0, 10.0, 11.0, 12.0)]
+    missed = _level_on(1.0, 14.0, 0.055)
+    slow = _level_on(1.2, 10.0, 0.049)
 
-    trials = traffic.trials(SLO, STEP)
+    trials = _trials([*usual, missed, slow], STEP)
 
-    # For this traffic, the model always predicts steps that are a tenth too fast. This constant
-    # error does not count as slowness of the machine.
-    assert [it.rate for it in trials[:4]] == pytest.approx([9.0, 10.0, 11.0, 12.0], rel=0.08)
-    assert trials[-1].rate == pytest.approx(1.2 * trials[1].rate)
+    assert [it.rate for it in trials] == pytest.approx([9, 10, 11, 12, 14, 12], rel=0.01)
     assert [it.missed for it in trials] == [0, 0, 0, 0, 400, 0]
+
+
+@pytest.mark.parametrize("error", [0.8, 1.0, 1.3])
+def test_an_error_of_the_step_model_for_a_traffic_is_no_slowness(error: float) -> None:
+    levels = [_level_on(1.0, rate, 0.04) for rate in (9.0, 10.0, 11.0)]
+
+    trials = _trials(levels, _slower(error))
+
+    assert [it.rate for it in trials] == pytest.approx([9.0, 10.0, 11.0])
+
+
+def test_the_chance_of_a_single_probe_decides_nothing() -> None:
+    probed = (0.9, 1.1, 0.95, 1.05)
+    levels = [_level_on(1.0, 10.0, 0.04, probed=each) for each in probed]
+
+    trials = _trials(levels, STEP)
+
+    assert [it.rate for it in trials] == pytest.approx([10.0] * 4)
+
+
+@pytest.mark.parametrize("searching", [0.75, 1.0, 1.3])
+@pytest.mark.parametrize("learning", [0.75, 1.0, 1.3])
+def test_the_speed_of_the_machine_while_it_is_measured_decides_nothing(
+    learning: float, searching: float
+) -> None:
+    lessons = [
+        Level(
+            1.0,
+            8.0,
+            Counters(steps=step_sums(steps, _slower(learning))),
+            [],
+            [],
+            learning * PACE,
+        )
+        for steps in (
+            [(0.0, float(number), 300.0 * number) for number in range(1, 30)] * 40,
+            [(16.0 * number, 4.0, 900.0) for number in range(1, 30)] * 40,
+        )
+    ]
+    model = learned(STEP, lessons, PACE)
+    assert model.coefficients == pytest.approx(STEP.coefficients, rel=0.02)
+
+    levels = [_level_on(searching, rate / searching, 0.04) for rate in (9.0, 9.5)]
+    levels += [_level_on(searching, rate / searching, 0.06) for rate in (10.5, 11.0)]
+    usual = [Trial(9.0, 400, 0), Trial(9.5, 400, 0), Trial(10.5, 400, 400), Trial(11.0, 400, 400)]
+    found, expected = estimate(_trials(levels, model), 0.95), estimate(usual, 0.95)
+    assert found.capacity == pytest.approx(expected.capacity, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,24 @@
 """Tests whether the effective GPU utilization is true: learns a step model from some mixes, and
 compares the utilization with the true load on other mixes.
 
-A shared machine may be a tenth faster in one minute than in another. So learning, searching and
-reading alternate in rounds, and on average all three meet the same machine speed.
+A shared machine may be a quarter faster in one minute than in another. So time is not counted in
+seconds but in engine steps: a probe, always the same request, is measured before and after every
+level, and all times of the level are scaled to the usual duration of the probe's steps. Learning,
+searching and reading also alternate in rounds, so that an error of the probes meets all three.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, product
+from itertools import combinations_with_replacement, cycle, product
+from operator import mul
+from statistics import mean, median
 
 from llmservice_operator.scaling.assess import price_of
 from llmservice_operator.scaling.capacity import sustainable_rate
 from llmservice_operator.scaling.conditions import EngineLimits, ServiceLevelObjective
 from llmservice_operator.scaling.hardware import CPU
 from llmservice_operator.scaling.ledger import Tick
-from llmservice_operator.scaling.signals import Counters, Tally
+from llmservice_operator.scaling.signals import STEP_TERMS, Counters, StepSums, Tally
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit, prior_step_model
 from llmservice_operator.scaling.traffic import TrafficMemory
 from serving.servers import Server
@@ -156,26 +160,30 @@ class Traffic:
     read: list[Level] = field(default_factory=list)
     """Levels at which the signals are compared with the truth."""
 
-    def trials(self, slo: ServiceLevelObjective, model: StepModel) -> list[Trial]:
+    def trials(
+        self, slo: ServiceLevelObjective, model: StepModel, usual_pace: float
+    ) -> list[Trial]:
         """Return the outcomes of the requests at each level, scaled to the machine's usual speed.
 
         If the machine was slower during a level by some factor, the trial has a rate that is higher
         by this factor, and its requests are judged by latency limits that are longer by this
         factor.
 
-        The slowness of a level is the measured time of its steps over the time that the step model
-        predicts for steps with the same content. The factor is this slowness over that of all
-        levels near the capacity. All these levels belong to the same traffic. So a constant error
-        of the step model for this traffic cancels out, and the trials do not presume that the model
-        is right.
+        Two measurements give this factor. The time of the level's steps over the time that the step
+        model predicts for steps with the same content compares levels of the same traffic. It is
+        precise, but has the error of the model for this traffic. The pace of the probes compares
+        all levels. It is right, but varies by chance, because a probe is short. So the first one is
+        scaled such that its mean over the levels near the capacity is that of the second one. The
+        error of the model then cancels out.
         """
         plain = [level.trial(slo) for level in self.levels]
         if not plain:
             return []
         capacity = estimate(plain, slo.objective).capacity
-        near = [it for it in self.levels if abs(it.offered / capacity - 1) <= NEAR]
-        usual = _slowness(near, model) if near else 1.0
-        return [level.trial(slo, _slowness([level], model) / usual) for level in self.levels]
+        near = [it for it in self.levels if abs(it.offered / capacity - 1) <= NEAR] or self.levels
+        by_probes = mean(level.pace for level in near) / usual_pace
+        scale = by_probes / _slowness(near, model)
+        return [level.trial(slo, scale * _slowness([level], model)) for level in self.levels]
 
 
 def _slowness(levels: Sequence[Level], model: StepModel) -> float:
@@ -185,6 +193,22 @@ def _slowness(levels: Sequence[Level], model: StepModel) -> float:
     return took / expected
 
 
+def learned(prior: StepModel, levels: Iterable[Level], usual_pace: float) -> StepModel:
+    """Return the step model that these levels teach, for a machine of the usual speed."""
+    fit = StepModelFit(prior)
+    for level in levels:
+        steps = _scaled(level.done.steps, usual_pace / level.pace)
+        fit = fit.learn(steps, level.seconds)
+    return fit.model
+
+
+def _scaled(steps: StepSums, factor: float) -> StepSums:
+    """Return the sums of the same steps with `factor` times their duration."""
+    of_term = [1.0] * (STEP_TERMS - 1) + [factor]
+    factors = (first * second for first, second in combinations_with_replacement(of_term, 2))
+    return StepSums(tuple(map(mul, steps.moments, factors)))
+
+
 class Experiment:
     """One engine, the step model that is learned from it, and all mixes."""
 
@@ -192,7 +216,10 @@ class Experiment:
         self._server = server
         self._limits = limits
         self._size = size
-        self._fit = StepModelFit(prior)
+        self._prior = prior
+        self._levels: list[Level] = []
+        """All levels, also those that only give a first estimate."""
+        self._lessons_done: list[Level] = []
         self._seed = 0
         self._learned = [Traffic(mix) for mix in LEARNED]
         self._lessons = cycle(product(LEARNED_SHARES, self._learned))
@@ -204,7 +231,12 @@ class Experiment:
     @property
     def model(self) -> StepModel:
         """The step model learned so far."""
-        return self._fit.model
+        return learned(self._prior, self._lessons_done, self._usual_pace)
+
+    @property
+    def _usual_pace(self) -> float:
+        """Usual duration in seconds of a step of the probe."""
+        return median(level.pace for level in self._levels)
 
     def begin(self) -> None:
         """Learn enough to choose an SLO that suits the engine, and offer every tested mix once."""
@@ -223,29 +255,29 @@ class Experiment:
         for traffic in self.tested:
             self._learn_more()
             for _ in range(SEARCHES[number]):
-                rate = next_rate(
-                    traffic.trials(self.slo, self.model),
-                    self.slo.objective,
-                    self._believed(traffic),
-                )
+                trials = traffic.trials(self.slo, self.model, self._usual_pace)
+                rate = next_rate(trials, self.slo.objective, self._believed(traffic))
                 self._offer(traffic, rate, self._size.searching(rate))
             rate = SHARES[number] * self.truth(traffic).capacity
             traffic.read.append(self._offer(traffic, rate, self._size.reading(rate)))
 
     def truth(self, traffic: Traffic) -> Truth:
         """Return the estimate of the true capacity for a mix."""
-        return estimate(traffic.trials(self.slo, self.model), self.slo.objective)
+        trials = traffic.trials(self.slo, self.model, self._usual_pace)
+        return estimate(trials, self.slo.objective)
 
     def readings(self, name: str) -> Iterator[Reading]:
         """Yield a reading for every mix and load, with the truth as estimated from all results so
         far.
         """
+        shared = self.model
         for tested in self.tested:
-            truth, own = self.truth(tested), self._learned_from(tested)
+            truth = self.truth(tested)
+            own = learned(self._prior, tested.levels, self._usual_pace)
             for level in tested.read:
                 utilization, own_utilization = (
                     100 * effective_utilization(level, tested.seen, model, self._limits, self.slo)
-                    for model in (self.model, own)
+                    for model in (shared, own)
                 )
                 yield Reading(
                     name,
@@ -257,29 +289,23 @@ class Experiment:
                     kv_usage=100 * level.kv_usage,
                     batch_share=100 * level.batch_share,
                     attainment=100 * level.attainment(self.slo),
-                    step_time=100 * _slowness([level], self.model),
+                    step_time=100 * _slowness([level], shared),
                     own_utilization=own_utilization,
                 )
-
-    def _learned_from(self, traffic: Traffic) -> StepModel:
-        fit = StepModelFit(self._fit.prior)
-        for level in traffic.levels:
-            fit = fit.learn(level.done.steps, level.seconds)
-        return fit.model
 
     def _learn_more(self) -> None:
         share, traffic = next(self._lessons)
         self._learn(traffic, share * self._believed(traffic), self._size.lesson_seconds)
 
     def _learn(self, traffic: Traffic, rate: float, seconds: float) -> None:
-        level = self._offer(traffic, rate, seconds)
-        self._fit = self._fit.learn(level.done.steps, level.seconds)
+        self._lessons_done.append(self._offer(traffic, rate, seconds))
 
     def _offer(self, traffic: Traffic, rate: float, seconds: float) -> Level:
         self._seed += 1
         level = offer(self._server, traffic.mix, rate, seconds, self.slo, self._seed)
         traffic.seen = traffic.seen.plus(level.done)
         traffic.levels.append(level)
+        self._levels.append(level)
         return level
 
     def _believed(self, traffic: Traffic) -> float:

@@ -13,6 +13,10 @@ TOKEN_IDS = range(1000, 20000)
 prompts begin alike."""
 
 
+PROBE = TOKEN_IDS[:8]
+"""Prompt of the request that measures the speed of the machine."""
+
+
 @dataclass(frozen=True)
 class Mix:
     """Lognormal lengths with these means, in tokens."""

@@ -16,13 +16,15 @@ from llmservice_operator.engine_metrics import UsageReport
 from llmservice_operator.scaling.conditions import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters, Snapshot
 from serving.servers import SERVED_NAME, Server
-from utilization.mixes import LONGEST_ANSWER, Mix
+from utilization.mixes import LONGEST_ANSWER, PROBE, Mix
 from utilization.truth import Trial
 
 SETTLE_SECONDS = 2.5
 """Seconds of traffic before the measurement of a level begins. Requests of this time are not
 judged, because the engine has not reached its steady load yet."""
 SAMPLE_SECONDS = 0.2
+PROBE_TOKENS = 100
+"""Length of the answer of a probe, which takes about as many engine steps."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ class Level:
     """Increase of the server's counters during the level."""
     answers: Sequence[Answer]
     samples: Sequence[Snapshot]
+    pace: float
+    """Mean duration in seconds of the engine steps of two probes: the same single request, right
+    before and right after the level."""
 
     def attainment(self, slo: ServiceLevelObjective) -> float:
         """Return the share of the requests that met the SLO by the client's clock.
@@ -115,6 +120,7 @@ async def _offer(
 ) -> Level:
     timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        paces = [await _pace(session, server)]
         early = await _send(session, server, mix, rate, SETTLE_SECONDS, chance)
         before, began = await read_snapshot(session, server), time.perf_counter()
         samples: list[Snapshot] = []
@@ -133,7 +139,20 @@ async def _offer(
         answers = [Answer() if task.cancelled() else task.result() for task in judged]
         while not _is_idle(await read_snapshot(session, server)):
             await asyncio.sleep(SAMPLE_SECONDS)
-    return Level(rate, took, after.since(before), answers, samples)
+        paces.append(await _pace(session, server))
+    return Level(rate, took, after.since(before), answers, samples, _mean(paces))
+
+
+async def _pace(session: aiohttp.ClientSession, server: Server) -> float:
+    """Send a probe to an idle engine, and return the mean duration of its steps in seconds.
+
+    The steps of all probes have the same content, so their duration differs only because the speed
+    of the machine does.
+    """
+    before = await read_snapshot(session, server)
+    await _ask(session, server, list(PROBE), PROBE_TOKENS)
+    steps = (await read_snapshot(session, server)).since(before).steps
+    return steps.seconds / steps.steps
 
 
 def _is_idle(snapshot: Snapshot) -> bool:
