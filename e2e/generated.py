@@ -37,6 +37,9 @@ FILES: Mapping[str, Callable[[], str]] = {
     "docs/engine-flags.md": printed_by("llmservice-operator", "reference", "engine-flags"),
     "docs/migrating.md": printed_by(sys.executable, str(ROOT / "operator/migration_page.py")),
     "docs/routes.md": printed_by(sys.executable, "-m", "llmservice_server.route_page"),
+    "operator/src/llmservice_operator/desired/client_paths.py": printed_by(
+        sys.executable, "-m", "llmservice_server.path_list"
+    ),
 }
 """Generated files, each with the function that returns its text."""
 

@@ -65,6 +65,9 @@ POD_DISRUPTION_BUDGETS: Final = Kind(
 NETWORK_POLICIES: Final = Kind(
     "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", names.CHILD_SELECTOR
 )
+HTTP_ROUTES: Final = Kind(
+    "gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", names.CHILD_SELECTOR
+)
 EVENTS: Final = Kind("", "v1", "Event", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 CONFIG_MAPS: Final = Kind("", "v1", "ConfigMap", "configmaps", names.CHILD_SELECTOR)

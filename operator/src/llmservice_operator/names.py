@@ -205,6 +205,11 @@ def kubernetes_service(service: LLMService) -> str:
     return service.name
 
 
+def route(service: LLMService) -> str:
+    """Return the name of the HTTPRoute."""
+    return service.name
+
+
 def cache_claim(service: LLMService) -> str:
     """Return the name of the claim that the operator creates for spec.model.cache."""
     return f"{service.name}-cache"

@@ -17,7 +17,13 @@ from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.child_writer import ChildWriter
-from llmservice_operator.children import Child, adapter_list, router_deployment, workload_child
+from llmservice_operator.children import (
+    Child,
+    adapter_list,
+    http_route,
+    router_deployment,
+    workload_child,
+)
 from llmservice_operator.children.attempt import build_around_pods
 from llmservice_operator.children.router_deployment import keep_router_pods
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, PodEvents, ServedKinds
@@ -26,12 +32,13 @@ from llmservice_operator.desired import is_owned_by
 from llmservice_operator.desired.accelerator_class import gpu_price
 from llmservice_operator.desired.router import decide_router
 from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError, StillDeleting
-from llmservice_operator.kinds import PODS
+from llmservice_operator.kinds import HTTP_ROUTES, PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
 from llmservice_operator.outcome import Outcome, ServiceGone
 from llmservice_operator.refusals import Refusal, failure_of, failure_of_all
 from llmservice_operator.releases import RENEWAL, Releases, say_shared
+from llmservice_operator.route_status import RouteView
 from llmservice_operator.router_rollouts import RouterRollouts
 from llmservice_operator.router_status import RouterView
 from llmservice_operator.scaler import Scaler
@@ -242,6 +249,7 @@ class Reconciler:
             router_view,
             operators,
             gpu_price(service, self._settings.accelerator_classes),
+            RouteView(HTTP_ROUTES in self._served, self._owned(service, http_route.CHILD)),
         )
         try:
             written = await self._report(body, update, service.spec)

@@ -31,6 +31,7 @@ from llmservice_operator.api.status import (
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
 from llmservice_operator.load_status import LoadView, build_load_status
 from llmservice_operator.releases import SHARED_SERVICE, say_shared
+from llmservice_operator.route_status import RouteView, build_route_condition
 from llmservice_operator.router_status import RouterView, build_router_condition
 from llmservice_operator.workload import (
     EnginePin,
@@ -49,7 +50,7 @@ _OF_THE_LOAD: Final = (
     ConditionType.SLO_MET,
 )
 
-_OPTIONAL: Final = (*_OF_THE_LOAD, ConditionType.ROUTER_READY)
+_OPTIONAL: Final = (*_OF_THE_LOAD, ConditionType.ROUTER_READY, ConditionType.ROUTE_READY)
 """Conditions that only some services have."""
 
 _ENDS_IN_PLACE: Final = frozenset(
@@ -101,6 +102,7 @@ def build_status(
     router: RouterView | None = None,
     operators: tuple[str, ...] | None = None,
     gpu_price: Decimal | None = None,
+    route: RouteView | None = None,
 ) -> StatusUpdate:
     """Return the service's next status and the Events about its changes.
 
@@ -119,6 +121,7 @@ def build_status(
     notices, shared = build_notices(service.spec), say_shared(operators or ())
     router = router or RouterView()
     router_condition = build_router_condition(service, router)
+    route_condition = build_route_condition(service, route or RouteView())
     ready = _behind_router(
         _ready(service, seen, desired, failure, rollback.status, is_in_place=is_in_place),
         router_condition,
@@ -136,7 +139,7 @@ def build_status(
         ),
         _model_ready(service, seen, ready, rollback.status),
         *scaling.conditions,
-        *(() if router_condition is None else (router_condition,)),
+        *(each for each in (router_condition, route_condition) if each is not None),
     )
     engine = service.status.engine
     if pin is not None:
@@ -149,8 +152,8 @@ def build_status(
         conditions=tuple(
             condition
             for condition in _conditions(service.status, found, service.generation, now)
-            # A condition about the load or the router is dropped once the spec no longer requires
-            # it.
+            # A condition about the load, the router or the route is dropped once the spec no longer
+            # requires it.
             if condition.type not in _OPTIONAL or any(condition.type == each.type for each in found)
         ),
         replicas=seen.replicas,

@@ -16,6 +16,8 @@ WITH_CODE: Mapping[str, Any] = {
     "model": {**SMALLEST["spec"]["model"], "revision": "0a1b", "trustRemoteCode": True}
 }
 
+WITH_ROUTE: Mapping[str, Any] = {"route": {"parentRefs": [{"name": "public"}]}}
+
 
 def service(name: str, spec: Mapping[str, Any]) -> Manifest:
     return {**SMALLEST, "metadata": {"name": name}, "spec": {**SMALLEST["spec"], **spec}}
@@ -78,6 +80,14 @@ def about_code(release: Release, role: str = "ClusterRole") -> str:
     )
 
 
+def about_routes(release: Release) -> str:
+    return (
+        "spec.route: requires the right to create httproutes of gateway.networking.k8s.io in "
+        f"namespace {release.name}, which you do not have: remove the field, leave it unchanged, "
+        "or ask for that right"
+    )
+
+
 def until_in_force(release: Release) -> None:
     eventually(
         lambda: refused(release, "writer", WITH_CODE) != "", describe="the policy is in force"
@@ -114,17 +124,50 @@ def test_only_a_user_with_the_right_may_trust_remote_code(release: Release) -> N
     eventually(lambda: refused(release, "writer", WITH_CODE) == "", 30, "the right was handed on")
 
 
+def test_only_a_user_who_may_create_httproutes_may_set_a_route(release: Release) -> None:
+    install(release)
+    until_in_force(release)
+
+    assert refused(release, "editor", WITH_ROUTE).endswith(
+        denial(release, "wanted", about_routes(release))
+    )
+    here = ("-n", release.name)
+    kubectl("create", "-f-", stdin=a_role_for_routes(release.name))
+    kubectl("create", "rolebinding", "routes", "--role=routes", "--user=editor", *here)
+    eventually(lambda: refused(release, "editor", WITH_ROUTE) == "", 30, "the right was granted")
+
+
+def a_role_for_routes(namespace: str) -> Manifest:
+    """Return a Role as an object, because kubectl creates none for a kind that is not served."""
+    rule = {
+        "apiGroups": ["gateway.networking.k8s.io"],
+        "resources": ["httproutes"],
+        "verbs": ["create"],
+    }
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "routes", "namespace": namespace},
+        "rules": [rule],
+    }
+
+
 @pytest.fixture
 def kept(release: Release) -> Release:
-    """Return a release with a stored service that sets a service account, trusts remote code and
-    sets an image. A user with every right created the service.
+    """Return a release with a stored service that sets a service account, a route and an image, and
+    trusts remote code. A user with every right created the service.
     """
     install(release)
     until_in_force(release)
     eventually(
         lambda: refused(release, "administrator", WITH_CODE) == "", 30, "admin has the right"
     )
-    both = {**WITH_ACCOUNT, **WITH_CODE, "engine": {"image": "registry.example/server:1"}}
+    both = {
+        **WITH_ACCOUNT,
+        **WITH_CODE,
+        **WITH_ROUTE,
+        "engine": {"image": "registry.example/server:1"},
+    }
     kubectl("create", "-n", release.name, "-f-", stdin=service("kept", both))
     return release
 
@@ -135,9 +178,10 @@ def kept(release: Release) -> Release:
         '{"spec": {"replicas": 2}}',
         '{"spec": {"model": {"aliases": ["other"]}}}',
         '{"metadata": {"labels": {"team": "search"}}}',
-        '{"spec": {"template": {"serviceAccountName": null}, "model": {"trustRemoteCode": false}}}',
+        '{"spec": {"template": {"serviceAccountName": null}, "model": {"trustRemoteCode": false},'
+        ' "route": null}}',
     ],
-    ids=["replicas", "aliases", "labels", "both fields away"],
+    ids=["replicas", "aliases", "labels", "all fields away"],
 )
 def test_another_change_needs_no_further_right(kept: Release, change: str) -> None:
     assert changed(kept, "writer", change) == ""
@@ -169,6 +213,11 @@ def test_a_change_of_an_image_or_of_a_model_needs_the_same_right(
     ):
         assert changed(kept, "writer", change).endswith(denial(kept, "kept", message))
         assert changed(kept, "administrator", change, "--dry-run=server") == ""
+
+
+def test_a_change_of_a_route_needs_the_right_to_create_httproutes(kept: Release) -> None:
+    change = '{"spec": {"route": {"hostnames": ["chat.example.com"]}}}'
+    assert changed(kept, "administrator", change).endswith(denial(kept, "kept", about_routes(kept)))
 
 
 def test_with_watch_namespaces_the_right_is_a_role_there_and_not_needed_elsewhere(

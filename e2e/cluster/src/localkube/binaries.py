@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -214,6 +215,26 @@ def _go_build(module: Module, output: Path) -> None:
     )
     if done.returncode:
         raise LocalkubeError(build_failure(module.name, done.stderr))
+
+
+def module_folder(source: Path, go_module: str) -> Path:
+    """Return the folder of a Go module in the version that the go.mod in `source` pins.
+
+    A missing module is downloaded first. Raises LocalkubeError if this fails.
+    """
+    done = subprocess.run(
+        ["go", "mod", "download", "-json", go_module],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise LocalkubeError(
+            f"The Go module {go_module} cannot be downloaded. Check the network, or set GOPROXY to "
+            f"a module proxy that this machine reaches. Go says:\n{done.stdout}{done.stderr}"
+        )
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def build_failure(name: str, stderr: str) -> str:

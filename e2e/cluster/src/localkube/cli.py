@@ -13,7 +13,13 @@ from localkube.errors import LocalkubeError
 Subparsers = Any
 """Type of argparse's object that adds subcommands. Its class is private."""
 
-EXTENSIONS = ("localkube.commands", "localkube.images", "localkube.hub", "localkube.keda")
+EXTENSIONS = (
+    "localkube.commands",
+    "localkube.images",
+    "localkube.hub",
+    "localkube.keda",
+    "localkube.gateway_api",
+)
 """Modules with a function `register(subparsers)`, which adds commands. The parser of each command
 sets `run`. This function takes the parsed arguments, including `name`, and returns the exit status.
 """

@@ -7,7 +7,6 @@ without nodes can run them. KEDA's resource definitions come from its Go module.
 import argparse
 import base64
 import datetime
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import yaml
 
 from localkube import binaries, pki, waiting
 from localkube.cluster import Cluster
-from localkube.errors import LocalkubeError
 from localkube.progress import say, step
 
 NAMESPACE = "keda"
@@ -104,17 +102,7 @@ def folder_of(path: Path) -> Path:
 
 
 def _resource_definitions() -> Path:
-    done = subprocess.run(
-        ["go", "list", "-m", "-f", "{{.Dir}}", GO_MODULE],
-        cwd=binaries.KEDA[0].source,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    folder = Path(done.stdout.strip()) / "config" / "crd" / "bases"
-    if done.returncode or not folder.is_dir():
-        raise LocalkubeError(f"KEDA's Go module is missing: {done.stderr.strip()}")
-    return folder
+    return binaries.module_folder(binaries.KEDA[0].source, GO_MODULE) / "config" / "crd" / "bases"
 
 
 def _environment(cluster: Cluster) -> dict[str, str]:

@@ -77,6 +77,14 @@ class ConditionType(StrEnum):
         "the operator, on every pass",
         "while the service has no router",
     )
+    ROUTE_READY = (
+        "RouteReady",
+        "True while every Gateway in spec.route accepts the HTTPRoute and finds its backend; False "
+        "while one of them does not, or has not reported yet, and while the cluster lacks the "
+        "Gateway API.",
+        "the operator, on every pass",
+        "while spec.route is absent",
+    )
 
     meaning: str
     """Meaning of the condition's statuses, in Markdown."""

@@ -16,6 +16,7 @@ class Source(StrEnum):
     MODEL_SERVER = "From the model server when it exits, or from the kubelet on its behalf"
     METRICS_SERVER = "From the model server, through the metrics server"
     ROUTER = "From the Deployment of the router"
+    ROUTE = "From the HTTPRoute, as the controllers of its Gateways see it"
     OPERATOR = "From the operator's own pass"
     LOAD = "From the metrics server and the autoscaler"
 
@@ -117,6 +118,6 @@ def from_model_server(
 
 def in_commands(name: str, text: str) -> str:
     """Return the text with NAME in its commands replaced by the name of the service."""
-    for before in ("deploy/", "llmservice.dev/name=", "llmservice.dev/router-of="):
+    for before in ("deploy/", "httproute/", "llmservice.dev/name=", "llmservice.dev/router-of="):
         text = text.replace(f"{before}NAME", f"{before}{name}")
     return text

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from llmservice_operator.api import pod_reasons, router_reasons, server_reasons
+from llmservice_operator.api import pod_reasons, route_reasons, router_reasons, server_reasons
 from llmservice_operator.api.reason_facts import (
     Facts,
     Rank,
@@ -102,6 +102,12 @@ class Reason(StrEnum):
     ROUTER_STOPPING = router_reasons.ROUTER_STOPPING
     ROUTER_DEGRADED = router_reasons.ROUTER_DEGRADED
     ROUTER_NOT_READY = router_reasons.ROUTER_NOT_READY
+
+    ROUTE_ACCEPTED = route_reasons.ROUTE_ACCEPTED
+    ROUTE_PENDING = route_reasons.ROUTE_PENDING
+    ROUTE_REFUSED = route_reasons.ROUTE_REFUSED
+    ROUTE_UNRESOLVED = route_reasons.ROUTE_UNRESOLVED
+    GATEWAY_API_MISSING = route_reasons.GATEWAY_API_MISSING
 
     DEPLOYMENT_PAUSED = pod_reasons.DEPLOYMENT_PAUSED
     LIMITS_REQUIRED = pod_reasons.LIMITS_REQUIRED

@@ -36,6 +36,7 @@ from llmservice_operator.api.model_source import HubModel, Source, StoreModel
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.references import KeySource
+from llmservice_operator.api.route import Route
 from llmservice_operator.api.router import Router
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
@@ -108,6 +109,10 @@ class LLMServiceSpec(Fields):
     have those of `template` instead, so a change here restarts no replica."""
     service: ServiceObject = ServiceObject()
     """Service object through which clients reach the API."""
+    route: Route | None = None
+    """Route from Gateways of the Gateway API to the Service object, as an HTTPRoute with the paths
+    for clients. The cluster needs the Gateway API, and a user who sets this field needs the right
+    to create httproutes in the namespace. Default: none."""
     router: Router | None = None
     """Router between the Service object and the replicas, which chooses a replica for each request
     and lets requests wait while all replicas are busy. Default: see router.enabled."""

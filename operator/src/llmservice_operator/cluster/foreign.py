@@ -19,6 +19,7 @@ from llmservice_operator.errors import Unreadable
 from llmservice_operator.kinds import (
     AUTOSCALERS,
     DEPLOYMENTS,
+    HTTP_ROUTES,
     PODS,
     SCALED_OBJECTS,
     Kind,
@@ -230,9 +231,35 @@ class _ScaledObject(_Object):
     status: dict[str, Any] = {}
 
 
+class _Parent(_Shape):
+    name: str
+    namespace: str = ""
+    kind: str = ""
+    section_name: str = ""
+
+
+class _RouteCondition(_Condition):
+    observed_generation: int = 0
+
+
+class _RouteParent(_Shape):
+    parent_ref: _Parent
+    conditions: list[_RouteCondition] = []
+
+
+class _RouteStatus(_Shape):
+    parents: list[_RouteParent] = []
+
+
+class _HttpRoute(_Object):
+    spec: dict[str, Any] = {}
+    status: _RouteStatus = _RouteStatus()
+
+
 _SHAPES: dict[Kind, type[_Object]] = {
     AUTOSCALERS: _Hpa,
     DEPLOYMENTS: _Deployment,
+    HTTP_ROUTES: _HttpRoute,
     PODS: _Pod,
     SCALED_OBJECTS: _ScaledObject,
 }

@@ -1,0 +1,122 @@
+"""Tests the objects of the Gateway API against its real resource definitions."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmservice_operator.kinds import HTTP_ROUTES, LLMSERVICES, Kind
+from localkube.gateway_api import resource_definitions
+from operator_support.forked import ForkedOperator
+from operator_support.processes import Api, ApiError, condition, make_service, until_settled
+from shared_support.waiting import eventually
+
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+WITHIN_SECONDS = 60.0
+PARENT = {"name": "public", "namespace": "gateways", "sectionName": "https"}
+ROUTE = {"parentRefs": [PARENT, {"name": "inner"}], "hostnames": ["chat.example.com"]}
+
+
+def is_served(api: Api, kind: Kind) -> bool:
+    try:
+        api.list_all(kind, "default")
+    except (ApiError, ValueError):  # not found, as JSON and as plain text
+        return False
+    return True
+
+
+def definitions() -> list[dict[str, Any]]:
+    return [yaml.safe_load(path.read_text()) for path in resource_definitions()]
+
+
+def install(api: Api) -> None:
+    """Install the definitions; return once the API server serves the kinds."""
+    for each in definitions():
+        api.request("POST", CRDS, each)
+    eventually(lambda: is_served(api, HTTP_ROUTES), 15)
+
+
+def remove(api: Api) -> None:
+    """Delete the definitions; return once they are gone."""
+    names = {each["metadata"]["name"] for each in definitions()}
+    for name in names:
+        try:
+            api.request("DELETE", f"{CRDS}/{name}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def are_gone() -> bool:
+        return not names & {it["metadata"]["name"] for it in api.request("GET", CRDS)["items"]}
+
+    eventually(are_gone, 15)
+
+
+@pytest.fixture
+def without_definitions(api: Api) -> Iterator[None]:
+    remove(api)
+    yield
+    remove(api)
+
+
+def report(route: dict[str, Any], *parents: tuple[dict[str, str], str]) -> dict[str, Any]:
+    """Return the status that the controllers of Gateways give to a route.
+
+    Each of `parents` is a reference, and the reason why the Gateway refuses the route or Accepted.
+    """
+    moment, generation = "2026-01-01T00:00:00Z", route["metadata"]["generation"]
+
+    def a_condition(kind: str, reason: str, status: str) -> dict[str, Any]:
+        return {
+            **{"type": kind, "reason": reason, "status": status, "message": f"It is {reason}"},
+            **{"lastTransitionTime": moment, "observedGeneration": generation},
+        }
+
+    return {
+        "parents": [
+            {
+                "controllerName": "example.com/gateway",
+                "parentRef": parent,
+                "conditions": [
+                    a_condition("Accepted", reason, str(reason == "Accepted")),
+                    a_condition("ResolvedRefs", "ResolvedRefs", "True"),
+                ],
+            }
+            for parent, reason in parents
+        ]
+    }
+
+
+@pytest.mark.usefixtures("without_definitions")
+def test_a_route_appears_with_the_gateway_api_and_the_status_tells_what_its_gateways_say(
+    api: Api, namespace: str, log: Path
+) -> None:
+    def ready() -> tuple[str, str]:
+        found = condition(api.get(LLMSERVICES, namespace, "chat"), "RouteReady")
+        return found["status"], found["reason"]
+
+    settings = {"WATCH_NAMESPACES": namespace, "AUDIT_PERIOD_SECONDS": "2"}
+    with ForkedOperator(log, namespace, **settings) as operator:
+        operator.until_leading()
+        api.create(LLMSERVICES, make_service("chat", namespace, route=ROUTE))
+        eventually(lambda: ready() == ("False", "GatewayAPIMissing"), 15)
+
+        install(api)
+        eventually(lambda: api.read(HTTP_ROUTES, namespace, "chat"), WITHIN_SECONDS)
+        eventually(lambda: ready() == ("False", "RoutePending"), 15)
+        route = api.get(HTTP_ROUTES, namespace, "chat")
+        # The stored object does not differ from the applied one, so the operator writes no more.
+        until_settled(operator, 3)
+
+        half = report(route, (PARENT, "Accepted"), ({"name": "inner"}, "NotAllowedByListeners"))
+        api.patch(HTTP_ROUTES, namespace, "chat", {"status": half}, "status")
+        eventually(lambda: ready() == ("False", "RouteRefused"), 15)
+        both = report(route, (PARENT, "Accepted"), ({"name": "inner"}, "Accepted"))
+        api.patch(HTTP_ROUTES, namespace, "chat", {"status": both}, "status")
+        eventually(lambda: ready() == ("True", "RouteAccepted"), 15)
+
+        api.patch(LLMSERVICES, namespace, "chat", {"spec": {"route": None}})
+        eventually(lambda: api.read(HTTP_ROUTES, namespace, "chat") is None, 15)
+        assert operator.terminate() == 0
