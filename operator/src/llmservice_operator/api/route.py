@@ -9,11 +9,20 @@ from pydantic import Field
 from llmservice_operator.api.fields import ATOMIC, Fields, Rule, matches
 from llmservice_operator.api.references import NAMESPACE_FORM, SUBDOMAIN_PATTERN, ObjectName
 
-_SAME: Final = (
-    "a.name == b.name && a.kind == b.kind && (has(a.__namespace__) ? a.__namespace__ : '') == "
-    "(has(b.__namespace__) ? b.__namespace__ : '')"
+
+def _value(of: str, field: str, default: str) -> str:
+    """Return the CEL form of an optional field's value."""
+    return f"(has({of}.{field}) ? {of}.{field} : '{default}')"
+
+
+_SAME: Final = " && ".join(
+    (
+        "a.name == b.name",
+        f"{_value('a', 'kind', 'Gateway')} == {_value('b', 'kind', 'Gateway')}",
+        f"{_value('a', '__namespace__', '')} == {_value('b', '__namespace__', '')}",
+    )
 )
-_SECTION: Final = "has(a.sectionName) && has(b.sectionName) && a.sectionName == b.sectionName"
+_SECTION: Final = f"{_value('b', 'sectionName', '')} == a.sectionName"
 
 
 class ParentReference(Fields):
@@ -30,7 +39,8 @@ class ParentReference(Fields):
     """Namespace of the Gateway. A listener of the Gateway must admit routes from the LLMService's
     namespace (allowedRoutes). Default: the LLMService's namespace."""
     kind: Literal["Gateway", "ListenerSet"] = "Gateway"
-    """Kind of the object: a Gateway, or a ListenerSet, which adds listeners to a Gateway."""
+    """Kind of the object: a Gateway, or a ListenerSet, which adds listeners to a Gateway. Default:
+    Gateway."""
     section_name: ObjectName | None = None
     """Name of a listener of the Gateway, such as https. Default: all listeners that admit the
     route."""
@@ -69,7 +79,7 @@ class Route(Fields):
             "parentRefs",
             cel="self.parentRefs.all(a, self.parentRefs.filter(b, "
             f"{_SAME}).size() == 1 || (has(a.sectionName) && self.parentRefs.filter(b, {_SAME} && "
-            f"(!has(b.sectionName) || ({_SECTION}))).size() == 1))",
+            f"(!has(b.sectionName) || {_SECTION})).size() == 1))",
             message="lists a Gateway twice: set another sectionName in each entry, or remove one",
             holds=lambda route: route.has_distinct_parents,
         ),
