@@ -18,7 +18,7 @@ from operator_support.services import SETTINGS, a_service
 
 PUBLIC = {"name": "public", "namespace": "gateways", "sectionName": "https"}
 ROUTED: dict[str, Any] = {"route": {"parentRefs": [PUBLIC], "hostnames": ["chat.example.com"]}}
-OPEN = {"networkPolicy": {"from": [{"namespaceSelector": {}}]}}
+OPEN: dict[str, Any] = {"networkPolicy": {"from": [{"namespaceSelector": {}}]}}
 
 
 def route_of(spec: dict[str, Any]) -> Manifest | None:
