@@ -88,7 +88,7 @@ def test_every_file_that_says_it_is_generated_is_checked() -> None:
     found = {
         name
         for name in tracked
-        if Path(name).suffix in (".yaml", ".md", ".tpl")
+        if Path(name).suffix in (".yaml", ".md", ".tpl", ".py")
         and says_so.search((ROOT / name).read_text()[:200])
     }
 
