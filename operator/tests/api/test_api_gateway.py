@@ -61,10 +61,13 @@ def without_definitions(api: Api) -> Iterator[None]:
     remove(api)
 
 
-def report(route: dict[str, Any], *parents: tuple[dict[str, str], str]) -> dict[str, Any]:
+def report(
+    route: dict[str, Any], *parents: tuple[dict[str, str], str], resolved: str = "ResolvedRefs"
+) -> dict[str, Any]:
     """Return the status that the controllers of Gateways give to a route.
 
     Each of `parents` is a reference, and the reason why the Gateway refuses the route or Accepted.
+    `resolved` is the reason why the Gateways cannot use the backend, or ResolvedRefs.
     """
     moment, generation = "2026-01-01T00:00:00Z", route["metadata"]["generation"]
 
@@ -81,7 +84,7 @@ def report(route: dict[str, Any], *parents: tuple[dict[str, str], str]) -> dict[
                 "parentRef": parent,
                 "conditions": [
                     a_condition("Accepted", reason, str(reason == "Accepted")),
-                    a_condition("ResolvedRefs", "ResolvedRefs", "True"),
+                    a_condition("ResolvedRefs", resolved, str(resolved == "ResolvedRefs")),
                 ],
             }
             for parent, reason in parents
@@ -89,6 +92,9 @@ def report(route: dict[str, Any], *parents: tuple[dict[str, str], str]) -> dict[
     }
 
 
+@pytest.mark.causes(
+    "RoutePending", "RouteRefused", "RouteUnresolved", "RouteAccepted", "GatewayAPIMissing"
+)
 @pytest.mark.usefixtures("without_definitions")
 def test_a_route_appears_with_the_gateway_api_and_the_status_tells_what_its_gateways_say(
     api: Api, namespace: str, log: Path
@@ -113,7 +119,11 @@ def test_a_route_appears_with_the_gateway_api_and_the_status_tells_what_its_gate
         half = report(route, (PARENT, "Accepted"), ({"name": "inner"}, "NotAllowedByListeners"))
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": half}, "status")
         eventually(lambda: ready() == ("False", "RouteRefused"), 15)
-        both = report(route, (PARENT, "Accepted"), ({"name": "inner"}, "Accepted"))
+        accepted = (PARENT, "Accepted"), ({"name": "inner"}, "Accepted")
+        lost = report(route, *accepted, resolved="BackendNotFound")
+        api.patch(HTTP_ROUTES, namespace, "chat", {"status": lost}, "status")
+        eventually(lambda: ready() == ("False", "RouteUnresolved"), 15)
+        both = report(route, *accepted)
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": both}, "status")
         eventually(lambda: ready() == ("True", "RouteAccepted"), 15)
 
