@@ -68,6 +68,9 @@ class RouterSettings(ProcessSettings):
     """Port of /livez, /readyz and /metrics."""
     picker_port: Port = 9002
     """Port at which the picker serves the proxies of all router pods."""
+    gateway_port: Port | None = Field(None, description="a number from 1 to 65535")
+    """Port at which the picker serves the Envoys of Gateways, by TLS. With None, it serves only
+    those of the router pods."""
     forwarder_port: Port = 9003
     """Port of the forwarder on the loopback address."""
     run_directory: Path = Path("/run/llmservice")

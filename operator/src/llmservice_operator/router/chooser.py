@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, Literal
@@ -101,19 +101,29 @@ class Chooser:
             # Without recent reports, nothing else would end this state.
             replica.is_full = False
 
-    def choose_now(self, prompt: Prompt) -> Chosen | None:
+    def names_of(self, addresses: Container[str]) -> frozenset[str]:
+        """Return the names of the usable replicas at these addresses."""
+        return frozenset(
+            name
+            for name, address in self._address_of.items()
+            if address in addresses and not self.router.replicas[name].is_draining
+        )
+
+    def choose_now(self, prompt: Prompt, among: frozenset[str] | None = None) -> Chosen | None:
         """Choose the replicas for a request that never waits; None if there is none."""
         number = next(self._numbers)
-        pick = self.router.pick(number, prompt, self.clock())
-        return None if pick is None else self._chosen(number, prompt, pick)
+        pick = self.router.pick(number, prompt, self.clock(), among)
+        return None if pick is None else self._chosen(number, prompt, pick, among)
 
-    def choose_owner(self, identifier: str, prompt: Prompt) -> Chosen | None:
+    def choose_owner(
+        self, identifier: str, prompt: Prompt, among: frozenset[str] | None = None
+    ) -> Chosen | None:
         """Choose the replica that has stored a response; None if no usable replica is known.
 
         The request gets no second replica, because no other one has the response.
         """
         name = self.owners.find(identifier)
-        if name is None:
+        if name is None or (among is not None and name not in among):
             return None
         choice = self.router.choose_owner(name, prompt, self.clock())
         if choice is None:
@@ -137,19 +147,22 @@ class Chooser:
         key: str,
         seconds: float,
         on_wait: Callable[[], Awaitable[None]],
+        among: frozenset[str] | None = None,
         *,
         waits_elsewhere: bool = False,
     ) -> Chosen | None:
         """Choose the replicas for a request with a body of `size` bytes from the owner of `key`.
 
+        With `among`, only replicas with these names are chosen.
         While every replica would respond too late, or there is none, wait for at most `seconds`,
         and then return None. Call `on_wait` before the wait. `waits_elsewhere` says that the
         request goes on waiting after that. Raises TooManyHeld.
         """
         number = next(self._numbers)
-        pick = self.holding.pick(Request(number, prompt, size, key), self.clock())
+        request = Request(number, prompt, size, key, among=among)
+        pick = self.holding.pick(request, self.clock())
         if pick is not None:
-            return self._chosen(number, prompt, pick)
+            return self._chosen(number, prompt, pick, among)
         chosen = self._waiting[number] = asyncio.get_running_loop().create_future()
         is_over, begun = False, self.clock()
         try:
@@ -198,15 +211,24 @@ class Chooser:
 
     def _release(self) -> None:
         for request, pick in self.holding.release(self.clock()):
-            chosen = self._chosen(request.number, request.prompt, pick, reason="held")
+            chosen = self._chosen(
+                request.number, request.prompt, pick, request.among, reason="held"
+            )
             self._waiting[request.number].set_result(chosen)
 
-    def _chosen(self, number: int, prompt: Prompt, pick: Pick, reason: str | None = None) -> Chosen:
+    def _chosen(
+        self,
+        number: int,
+        prompt: Prompt,
+        pick: Pick,
+        among: frozenset[str] | None = None,
+        reason: str | None = None,
+    ) -> Chosen:
         self.tell(sent(number, prompt, pick))
         others = sorted(
             (prompt.adapter not in replica.adapters, replica.requests, name)
             for name, replica in self.router.replicas.items()
-            if name != pick.replica and replica.is_open
+            if name != pick.replica and replica.is_open and (among is None or name in among)
         )
         names = [pick.replica, *(name for *_, name in others[: MOST_ADDRESSES - 1])]
         foreseen = "least_requests" if pick.seconds is None else "least_work"

@@ -1,7 +1,7 @@
 """Follows one request through Envoy: admits it, chooses its replica, and notes its end."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -105,6 +105,8 @@ class Exchange:
     _is_stream: bool = False
     _key: str = ""
     _digest: bytes = b""
+    _among: frozenset[str] | None = None
+    """Names of the only replicas that may be chosen; None if all may."""
 
     async def run(self) -> None:
         """Answer Envoy's messages until the request ends."""
@@ -177,12 +179,13 @@ class Exchange:
         return None
 
     async def _choose(self, body: Body, *, has_body: bool) -> bytes | Refusal:
+        """Choose addresses for the request, and return the message with them."""
         chooser, begun = self.parts.chooser, self.parts.chooser.clock()
         if identifier := _stored_response(self._headers) or body.previous:
-            self._chosen = chooser.choose_owner(identifier, body.prompt)
+            self._chosen = chooser.choose_owner(identifier, body.prompt, self._among)
         if self._chosen is None and not has_body:
             # Without a body there is no prompt, so the request waits only while no replica exists.
-            self._chosen = chooser.choose_now(body.prompt)
+            self._chosen = chooser.choose_now(body.prompt, self._among)
             if self._chosen is None and is_open(self._headers):
                 return _NO_REPLICA
         if self._chosen is None:
@@ -205,11 +208,17 @@ class Exchange:
             addresses = list(self._chosen.addresses)
             if len(addresses) == 1 and forwarder is not None:
                 addresses.append(forwarder)
+        return self._choice(addresses, body, held, has_body=has_body)
+
+    def _choice(
+        self, addresses: Sequence[str], body: Body, held_seconds: float, *, has_body: bool
+    ) -> bytes:
+        """Return the message with the chosen addresses."""
         return choose(
             addresses,
             has_body=has_body,
             has_second_attempt=self._has_second_attempt(body),
-            held_seconds=held,
+            held_seconds=held_seconds,
         )
 
     def _has_second_attempt(self, body: Body) -> bool:
@@ -235,18 +244,20 @@ class Exchange:
             await self.stream.write(wait(seconds + MARGIN_SECONDS))
 
         return await self.parts.chooser.choose(
-            body.prompt, body.size, self._key, seconds, tell, waits_elsewhere=waits_elsewhere
+            body.prompt,
+            body.size,
+            self._key,
+            seconds,
+            tell,
+            self._among,
+            waits_elsewhere=waits_elsewhere,
         )
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
         self._give_back()
         attributes = message.attributes[_FILTER].fields
         address = attributes["upstream.address"].string_value
-        if self._chosen is not None:
-            self._note_first_token(self._chosen, address)
-        for header in message.response_headers.headers.headers:
-            if header.key == STORED_HEADER:
-                self.parts.chooser.note_owner(header.raw_value.decode("latin-1"), address)
+        self._note_response(message.response_headers, address)
         flags = int(attributes["response.flags"].number_value)
         if flags & _ENDED_WITH_REQUEST and self._digest:
             tries = max(int(attributes["upstream.request_attempt_count"].number_value), 1)
@@ -257,6 +268,14 @@ class Exchange:
                     self._digest.hex(),
                 )
         return CONTINUE_RESPONSE
+
+    def _note_response(self, response: pb.HttpHeaders, address: str) -> None:
+        """Note that the replica at an address has begun its answer."""
+        if self._chosen is not None:
+            self._note_first_token(self._chosen, address)
+        for header in response.headers.headers:
+            if header.key == STORED_HEADER:
+                self.parts.chooser.note_owner(header.raw_value.decode("latin-1"), address)
 
     def _note_first_token(self, chosen: Chosen, address: str) -> None:
         chooser, metrics = self.parts.chooser, self.parts.metrics

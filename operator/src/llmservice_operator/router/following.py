@@ -53,6 +53,8 @@ class Following:
         """The task that follows the picker at each address."""
         self._missing: set[str] | None = None
         """Pickers whose copies are awaited. None before the first update."""
+        self.followed: set[str] = set()
+        """Addresses of the pickers of which this picker has a copy, and that send more."""
 
     @property
     def is_ready(self) -> bool:
@@ -111,10 +113,12 @@ class Following:
                     chooser.follow(other, messages)
                     if Copied() in messages:
                         is_copied = True
+                        self.followed.add(address)
                         logger.info("following the picker at %s", address)
                         self._settle(address)
         finally:
             chooser.lose(other)
+            self.followed.discard(address)
             if is_copied:
                 logger.info("no longer following the picker at %s", address)
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import uvloop
@@ -36,10 +36,16 @@ from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.router import Router
 from llmservice_operator.scaling.step_model import StepModel
 
+if TYPE_CHECKING:  # most pickers do not serve Gateways
+    from llmservice_operator.router.gateway_server import GatewayServer
+
 logger = logging.getLogger(__name__)
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 HEALTH_SERVICE: Final = "grpc.health.v1.Health"
+
+_LIVENESS: Final = b"\x0a\x08liveness"
+"""HealthCheckRequest about the process, whatever it knows. Gateways may send it."""
 
 # HealthCheckResponse with the field `status`.
 _SERVING: Final = b"\x08\x01"
@@ -83,6 +89,7 @@ class Picker:
         chooser = Chooser(holding, settings.policy)
         identity = f"{settings.namespace}/{settings.service}"
         self._following = Following(chooser, identity)
+        self._gateway_server: GatewayServer | None = None
         self._followers = Followers(chooser, identity, lambda: self._is_ready)
         chooser.tell = self._followers.tell
         deadly, metrics = DeadlyRequests(), PickerMetrics()
@@ -102,15 +109,19 @@ class Picker:
             bodies=BodyReader(),
             limits=Limits(settings.hold_timeout_seconds, settings.heartbeat_seconds),
             metrics=metrics,
-            forwarder=f"127.0.0.1:{settings.forwarder_port}",
+            # No Gateway reaches the forwarder.
+            forwarder=(None if settings.gateway_port else f"127.0.0.1:{settings.forwarder_port}"),
         )
 
     async def run(self) -> int:
-        """Serve until the end. Raises InvalidSettings if the port is taken."""
+        """Serve until the end. Raises InvalidSettings if a port is taken."""
         server, port = grpc.aio.server(options=_OPTIONS), self._settings.picker_port
         server.add_generic_rpc_handlers(
             (self._process_handler(), self._health_handler(), self._followers.handler())
         )
+        gateways = await self._serve_gateways()
+        if self._gateway_server is not None:
+            server.add_generic_rpc_handlers((self._gateway_server.relayed_handler(),))
         try:
             # A pod has either IPv4 or IPv6, and this address accepts both.
             server.add_insecure_port(f"[::]:{port}")
@@ -130,8 +141,48 @@ class Picker:
         finally:
             status.close()
             await self._following.close()
+            if gateways is not None:
+                # The messages of a request pass through the picker until its answer ends.
+                await gateways.stop(grace=self._settings.drain_timeout_seconds)
+            if self._gateway_server is not None:
+                await self._gateway_server.close()
             await server.stop(grace=None)
         return 0
+
+    async def _serve_gateways(self) -> grpc.aio.Server | None:
+        """Serve the Envoys of Gateways at a port of their own. Raises InvalidSettings."""
+        settings, port = self._settings, self._settings.gateway_port
+        if port is None:
+            return None
+        # The import is local, because most pickers do not need these libraries.
+        from llmservice_operator.router.gateway_server import GatewayServer, make_credentials
+
+        self._gateway_server = GatewayServer(
+            self._parts, settings.max_body_bytes, self._first_picker, _OPTIONS
+        )
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers((self._gateway_server.handler(), self._health_handler()))
+        try:
+            server.add_secure_port(f"[::]:{port}", make_credentials(settings.service))
+        except RuntimeError as error:
+            raise InvalidSettings(
+                f"port {port} cannot be served; set {ROUTER_PREFIX}GATEWAY_PORT to a free one"
+            ) from error
+        await server.start()
+        return server
+
+    def _first_picker(self) -> str | None:
+        """Return the address of the picker that answers all Gateways; None for this one.
+
+        It is the first one, by address, of those that know the replicas.
+        """
+        settings = self._settings
+        host = settings.pod_address
+        own = f"[{host}]" if ":" in host else host
+        own = f"{own}:{settings.picker_port}"
+        known = {*self._following.followed, *((own,) if self._is_ready else ())}
+        first = min(known, default=own)
+        return None if first == own else first
 
     def _status(self) -> PickerStatus:
         parts = self._parts
@@ -181,8 +232,8 @@ class Picker:
         return grpc.method_handlers_generic_handler(SERVICE, {"Process": method})
 
     def _health_handler(self) -> grpc.GenericRpcHandler:
-        async def check(_: bytes, context: Any) -> bytes:
-            return _SERVING if self._is_ready else _NOT_SERVING
+        async def check(request: bytes, context: Any) -> bytes:
+            return _SERVING if self._is_ready or request == _LIVENESS else _NOT_SERVING
 
         method = grpc.unary_unary_rpc_method_handler(check)
         return grpc.method_handlers_generic_handler(HEALTH_SERVICE, {"Check": method})

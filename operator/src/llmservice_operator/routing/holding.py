@@ -71,6 +71,8 @@ class Request(NamedTuple):
     """Held requests with a greater priority go first."""
     deadline: float = inf
     """Time at which the request is no longer held."""
+    among: frozenset[str] | None = None
+    """Names of the only replicas that may get the request; None if all may."""
 
 
 @dataclass
@@ -131,7 +133,7 @@ class Holding:
         with a greater priority is held. Raises TooManyHeld.
         """
         if request.priority >= max(self._queues, default=request.priority):
-            choice = self.router.choose(request.prompt, now)
+            choice = self.router.choose(request.prompt, now, among=request.among)
             if choice is not None and not self._is_late(choice):
                 self._passed += 1 if self._held else 0
                 return self.router.send(request.number, request.prompt, choice)
@@ -183,17 +185,18 @@ class Holding:
         candidates is sent to any free replica. After `HELD_TURN` other dispatches, the first of all
         candidates is sent to its best replica, even if that replica is not free.
         """
+        first = candidates[0]
         if self._passed >= HELD_TURN:
-            choice = self.router.choose(candidates[0].prompt, now)
+            choice = self.router.choose(first.prompt, now, among=first.among)
         elif not self.router.has_free(now, FREE_SECONDS):
             return None
         else:
             for request in candidates:
-                choice = self.router.choose(request.prompt, now)
+                choice = self.router.choose(request.prompt, now, among=request.among)
                 if choice is not None and choice.starts_within(FREE_SECONDS):
                     return request, choice
-            choice = self.router.choose(candidates[0].prompt, now, FREE_SECONDS)
-        return None if choice is None else (candidates[0], choice)
+            choice = self.router.choose(first.prompt, now, FREE_SECONDS, first.among)
+        return None if choice is None else (first, choice)
 
     def expired(self, now: float) -> list[Request]:
         """Remove the held requests whose deadline has passed, and return them."""

@@ -1,6 +1,6 @@
 """Chooses the replica of each request, and follows the request to its end."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NamedTuple
@@ -121,23 +121,36 @@ class Router:
         """Forget a replica that has ended, with everything that its cache contained."""
         self.replicas.pop(name, None)
 
-    def pick(self, number: int, prompt: Prompt, now: float) -> Pick | None:
+    def pick(
+        self, number: int, prompt: Prompt, now: float, among: Container[str] | None = None
+    ) -> Pick | None:
         """Choose a replica for a request, and count the request there. None if there is no open
-        replica.
+        replica, or none `among` these.
         """
-        choice = self.choose(prompt, now)
+        choice = self.choose(prompt, now, among=among)
         return None if choice is None else self.send(number, prompt, choice)
 
-    def choose(self, prompt: Prompt, now: float, most_wait: float = inf) -> Choice | None:
+    def choose(
+        self,
+        prompt: Prompt,
+        now: float,
+        most_wait: float = inf,
+        among: Container[str] | None = None,
+    ) -> Choice | None:
         """Return the replica with the least cost for a request, without counting the request.
 
         The cost is the expected seconds until the first token, plus the delay that the request
         causes to others. If open replicas have loaded the prompt's adapter, only these are
         considered. If no considered replica has reported recently, the one with the fewest requests
-        from this router is chosen. None if no replica is open, or if no considered replica would
-        begin with the prompt within `most_wait` seconds.
+        from this router is chosen. With `among`, no other replicas are considered. None if no
+        considered replica is open, or if none would begin with the prompt within `most_wait`
+        seconds.
         """
-        open_ = {name: each for name, each in self.replicas.items() if each.is_open}
+        open_ = {
+            name: each
+            for name, each in self.replicas.items()
+            if each.is_open and (among is None or name in among)
+        }
         if any(prompt.adapter in each.adapters for each in open_.values()):
             open_ = {n: each for n, each in open_.items() if prompt.adapter in each.adapters}
         fresh = {name: each for name, each in open_.items() if each.is_fresh(now)}
