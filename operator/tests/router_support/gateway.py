@@ -42,7 +42,7 @@ def picker_filter() -> dict[str, Any]:
         grpc_service={"envoy_grpc": {"cluster_name": "pickers"}},
         failure_mode_allow=True,  # FailOpen
         allow_mode_override=True,
-        message_timeout="10s",
+        message_timeout="1s",
         processing_mode={
             "request_header_mode": "SEND",
             "response_header_mode": "SEND",
@@ -100,7 +100,7 @@ class Gateway:
     settings: RouterSettings
     replicas: Sequence[FakeReplica]
     pickers: int = 1
-    asked: Sequence[int] = (0, 1)
+    asked: Sequence[int] = (0,)
     """Numbers of the pickers that the Gateway asks."""
     port: int = field(default_factory=free_port)
     admin_port: int = field(default_factory=free_port)
@@ -158,8 +158,8 @@ class Gateway:
             self.tell(at)
         await eventually_in_loop(lambda: self.healthy_pickers() == len(self.asked))
 
-    def tell(self, at: int) -> None:
-        """Tell a picker the replicas and the other pickers."""
+    def tell(self, at: int, replicas: Sequence[FakeReplica] | None = None) -> None:
+        """Tell a picker the other pickers, and these replicas or all."""
         views = tuple(
             ReplicaView(
                 name=each.name,
@@ -168,7 +168,7 @@ class Gateway:
                 report=None,
                 cache_tokens=100_000,
             )
-            for each in self.replicas
+            for each in (self.replicas if replicas is None else replicas)
         )
         others = tuple(
             f"127.0.0.1:{own}" for number, (own, _) in enumerate(self.ports) if number != at

@@ -47,6 +47,8 @@ class GatewayExchange(Exchange):
 
     max_body_bytes: int = 2**40
     """Maximum size of a request's body."""
+    returns_body: bool = True
+    """Whether the body goes back to Envoy. Another picker that asks for the choice has it."""
     _kept: list[bytes] = field(default_factory=list)
     """Parts of the body that wait for the choice."""
     _body_until: float | None = None
@@ -68,10 +70,14 @@ class GatewayExchange(Exchange):
                     await self.stream.write(refuse_in_full(refusal))
                     return
         finally:
-            self._give_back()
+            self._end()
+
+    def _end(self) -> None:
+        self._give_back()
+        if self.returns_body:  # the other picker counts its request itself
             self.parts.metrics.note_outcome(self._outcome)
-            if self._chosen is not None:
-                self.parts.chooser.ended(self._chosen)
+        if self._chosen is not None:
+            self.parts.chooser.ended(self._chosen)
 
     async def _read(self) -> Any:
         """Return the next message; None if the body has not arrived in time."""
@@ -142,7 +148,7 @@ class GatewayExchange(Exchange):
             return answer
         await self.stream.write(answer)
         parts, self._kept, self._passes_body = self._kept, [], True
-        for number, each in enumerate(parts, start=1):
+        for number, each in enumerate(parts if self.returns_body else (), start=1):
             is_end = is_last and number == len(parts)
             await self.stream.write(pass_request_body(each, is_last=is_end))
         return None

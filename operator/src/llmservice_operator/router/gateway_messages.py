@@ -97,6 +97,18 @@ def refuse_in_full(refusal: Refusal) -> bytes:
     return bytes(message.SerializeToString())
 
 
+def refusal_of(message: pb.ProcessingResponse) -> Refusal:
+    """Return the refusal in a message of `refuse_in_full`."""
+    response = message.immediate_response
+    headers = {each.header.key: each.header.raw_value for each in response.headers.set_headers}
+    return Refusal(
+        response.status.code,
+        json.loads(response.body)["error"]["message"],
+        "refused_by_first",
+        {name: value.decode() for name, value in headers.items()},
+    )
+
+
 def subset_of(message: pb.ProcessingRequest) -> frozenset[str] | None:
     """Return the only addresses that may be chosen; None if the Gateway names none."""
     fields = _metadata(message, SUBSET_NAMESPACE)

@@ -1,13 +1,12 @@
 """Serves the Envoys of Gateways. One picker of the service answers, whichever of them is asked.
 
-A Gateway asks any router pod, because it takes a Service object for its endpoint picker. A picker
-that is not the first one passes the messages on to the first one. If that picker does not answer,
-it answers itself.
+A Gateway asks any router pod, because its endpoint picker is a Service object. A picker that is not
+the first one asks the first one to choose the replica. If that one does not answer, it chooses
+itself.
 """
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,183 +20,169 @@ from cryptography.x509.oid import NameOID
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
+from llmservice_operator.router.admission import Refusal
+from llmservice_operator.router.bodies import Body
 from llmservice_operator.router.exchange import Parts
 from llmservice_operator.router.gateway_exchange import GatewayExchange
+from llmservice_operator.router.gateway_messages import refusal_of
 
 logger = logging.getLogger(__name__)
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 METHOD: Final = "Process"
-RELAYED_SERVICE: Final = "llmservice.router.v1.Gateway"
-"""Service, at the port for other pickers, of the calls that they pass on."""
+CHOICE_SERVICE: Final = "llmservice.router.v1.Gateway"
+"""Service, at the port for other pickers, that chooses the replica of a request of theirs."""
 
 ANSWER_SECONDS: Final = 2.0
-"""Time in seconds in which the connection to the first picker must be made."""
-
-MOST_KEPT_BYTES: Final = 32 * 1024**2
-"""Maximum size in bytes of all messages that are kept until the first picker has answered them.
-Beyond it, requests are lost if that picker ends before it has answered them."""
+"""Time in seconds in which the first picker must answer, in addition to the time for which it may
+hold a request."""
 
 CERTIFICATE_DAYS: Final = 3650
 
 
-class Source:
-    """The messages of one call, in their serialized form."""
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-        self._pending: asyncio.Future[Any] | None = None
-        self._again = deque[Any]()
-
-    async def read(self) -> Any:
-        """Return the next message, or EOF. A read that is cancelled loses no message."""
-        if self._again:
-            return self._again.popleft()
-        if self._pending is None:
-            self._pending = asyncio.ensure_future(self._context.read())
-        message = await asyncio.shield(self._pending)
-        self._pending = None
-        return message
-
-    def repeat(self, messages: list[Any]) -> None:
-        """Return these messages first."""
-        self._again.extendleft(reversed(messages))
-
-
 @dataclass(frozen=True)
-class _ParsedStream:
-    """The stream of an exchange in this process."""
+class First:
+    """The picker that answers, in another router pod."""
 
-    source: Source
-    context: Any
+    channel: Any
+    """Connection to it."""
+    seconds: float
+    """Longest time in seconds until it has chosen a replica."""
 
-    async def read(self) -> Any:
-        message = await self.source.read()
-        return EOF if message is EOF else pb.ProcessingRequest.FromString(message)
+    def call(self) -> Any:
+        return self.channel.stream_stream(f"/{CHOICE_SERVICE}/{METHOD}")()
 
-    async def write(self, message: bytes) -> None:
-        await self.context.write(message)
+
+@dataclass
+class FollowingExchange(GatewayExchange):
+    """One request, whose replica the first picker chooses.
+
+    Only the messages that the choice needs go to that picker, so its end cuts no answer.
+    """
+
+    first: First | None = None
+    _call: Any = None
+    _begun: pb.ProcessingRequest | None = None
+    """Message with the request's headers."""
+
+    async def _begin(self, message: pb.ProcessingRequest) -> Refusal | None:
+        self._begun = message
+        return await super()._begin(message)
+
+    async def _choose(self, body: Body, *, has_body: bool) -> bytes | Refusal:
+        # The first picker has been asked already about a request with a body.
+        answer = None if has_body else await self._ask()
+        return await super()._choose(body, has_body=has_body) if answer is None else answer
+
+    async def _on_body(self, content: bytes) -> bytes | Refusal:
+        body = pb.ProcessingRequest()
+        body.request_body.body, body.request_body.end_of_stream = content, True
+        answer = await self._ask(body)
+        return await super()._on_body(content) if answer is None else answer
+
+    async def _ask(self, *more: pb.ProcessingRequest) -> bytes | Refusal | None:
+        """Return the answer of the first picker; None if it does not answer."""
+        assert self.first is not None
+        assert self._begun is not None
+        call = self.first.call()
+        try:
+            async with asyncio.timeout(self.first.seconds):
+                for message in (self._begun, *more):
+                    await call.write(message.SerializeToString())
+                while (answer := await call.read()) is not EOF:
+                    parsed = pb.ProcessingResponse.FromString(answer)
+                    if parsed.HasField("override_message_timeout"):
+                        await self.stream.write(answer)  # the first picker holds the request
+                        continue
+                    if parsed.HasField("immediate_response"):
+                        call.cancel()
+                        return refusal_of(parsed)
+                    self._call, self._outcome = call, "sent"
+                    return bytes(answer)
+        except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
+            logger.warning("the first picker does not answer: %s", type(error).__name__)
+        call.cancel()
+        return None
+
+    def _on_response(self, message: pb.ProcessingRequest) -> bytes:
+        if self._call is not None:
+            self._tell(message)
+        return super()._on_response(message)
+
+    def _tell(self, message: pb.ProcessingRequest) -> None:
+        """Tell the first picker that the answer has begun, without waiting for it."""
+        telling = asyncio.ensure_future(self._call.write(message.SerializeToString()))
+        telling.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _end(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+        super()._end()
 
 
 @dataclass
 class GatewayServer:
-    """Answers the calls of Gateways, and those that other pickers pass on."""
+    """Answers the calls of Gateways, and the questions of other pickers about their calls."""
 
     parts: Parts
     max_body_bytes: int
-    first: Callable[[], str | None]
+    find_first: Callable[[], str | None]
     """Returns the address of the picker that answers; None for this one."""
     options: tuple[tuple[str, int], ...]
     """Options of the channels to other pickers."""
     _channels: dict[str, Any] = field(default_factory=dict)
-    _kept_bytes: int = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of the port for Gateways."""
-        method = grpc.stream_stream_rpc_method_handler(self._process)
-        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
-    def relayed_handler(self) -> grpc.GenericRpcHandler:
+        async def process(_: object, context: Any) -> None:
+            address = self.find_first()
+            if address is None:
+                exchange = GatewayExchange(
+                    self.parts, context, is_forwarded=False, max_body_bytes=self.max_body_bytes
+                )
+            else:
+                exchange = FollowingExchange(
+                    self.parts,
+                    context,
+                    is_forwarded=False,
+                    max_body_bytes=self.max_body_bytes,
+                    first=self._first_at(address),
+                )
+            await exchange.run()
+
+        return _handler_of(SERVICE, process)
+
+    def choice_handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of the port for other pickers."""
 
-        async def answer(_: object, context: Any) -> None:
-            await self._answer(Source(context), context)
+        async def choose(_: object, context: Any) -> None:
+            exchange = GatewayExchange(
+                self.parts,
+                context,
+                is_forwarded=False,
+                max_body_bytes=self.max_body_bytes,
+                returns_body=False,
+            )
+            await exchange.run()
 
-        method = grpc.stream_stream_rpc_method_handler(answer)
-        return grpc.method_handlers_generic_handler(RELAYED_SERVICE, {METHOD: method})
+        return _handler_of(CHOICE_SERVICE, choose)
 
     async def close(self) -> None:
         """Close the connections to other pickers."""
         for channel in self._channels.values():
             await channel.close()
 
-    async def _process(self, _: object, context: Any) -> None:
-        source, address = Source(context), self.first()
-        if address is not None and await self._relay(address, source, context):
-            return
-        await self._answer(source, context)
-
-    async def _answer(self, source: Source, context: Any) -> None:
-        """Answer a call in this process."""
-        stream = _ParsedStream(source, context)
-        exchange = GatewayExchange(
-            self.parts, stream, is_forwarded=False, max_body_bytes=self.max_body_bytes
-        )
-        await exchange.run()
-
-    async def _relay(self, address: str, source: Source, context: Any) -> bool:
-        """Pass a call on; return False if it has got no answer, so that this picker may answer."""
+    def _first_at(self, address: str) -> First:
         if address not in self._channels:
+            # The addresses are those of router pods, of which there are few.
             self._channels[address] = grpc.aio.insecure_channel(address, options=self.options)
-        call = self._channels[address].stream_stream(f"/{RELAYED_SERVICE}/{METHOD}")()
-        relay = _Relay(self, source, call)
-        passing = asyncio.create_task(relay.pass_messages())
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await call.wait_for_connection()
-            while (answer := await call.read()) is not EOF:
-                relay.forget()
-                await context.write(answer)
-            if (code := await call.code()) is grpc.StatusCode.OK:
-                return True
-            problem = code.name
-        except grpc.aio.AioRpcError as error:
-            problem = error.code().name
-        except TimeoutError:
-            problem = "no connection"
-        finally:
-            passing.cancel()
-            await asyncio.gather(passing, return_exceptions=True)
-            call.cancel()
-            repeated = relay.forget()
-        logger.warning("the picker at %s has not completed a call: %s", address, problem)
-        if repeated is None:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the picker has ended")
-            return True
-        source.repeat(repeated)
-        return False
-
-    def keep(self, size: int) -> bool:
-        """Return whether a message of this size may be kept, and count it."""
-        if self._kept_bytes + size > MOST_KEPT_BYTES:
-            return False
-        self._kept_bytes += size
-        return True
-
-    def drop(self, size: int) -> None:
-        """Count a kept message no more."""
-        self._kept_bytes -= size
+        return First(self._channels[address], self.parts.limits.hold_seconds + ANSWER_SECONDS)
 
 
-@dataclass
-class _Relay:
-    """Passes the messages of one call on, and keeps them until the first answer."""
-
-    server: GatewayServer
-    source: Source
-    call: Any
-    _kept: list[Any] | None = field(default_factory=list)
-
-    async def pass_messages(self) -> None:
-        while True:
-            message = await self.source.read()
-            if self._kept is not None:
-                if message is not EOF and not self.server.keep(len(message)):
-                    self.forget()
-                else:
-                    self._kept.append(message)
-            if message is EOF:
-                await self.call.done_writing()
-                return
-            await self.call.write(message)
-
-    def forget(self) -> list[Any] | None:
-        """Keep no more messages. Return those that were kept; None if some are not kept."""
-        kept, self._kept = self._kept, None
-        for message in kept or ():
-            if message is not EOF:
-                self.server.drop(len(message))
-        return kept
+def _handler_of(service: str, answer: Callable[[object, Any], Any]) -> grpc.GenericRpcHandler:
+    method = grpc.stream_stream_rpc_method_handler(answer, pb.ProcessingRequest.FromString)
+    return grpc.method_handlers_generic_handler(service, {METHOD: method})
 
 
 def make_credentials(name: str) -> grpc.ServerCredentials:

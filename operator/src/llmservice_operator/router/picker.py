@@ -121,7 +121,7 @@ class Picker:
         )
         gateways = await self._serve_gateways()
         if self._gateway_server is not None:
-            server.add_generic_rpc_handlers((self._gateway_server.relayed_handler(),))
+            server.add_generic_rpc_handlers((self._gateway_server.choice_handler(),))
         try:
             # A pod has either IPv4 or IPv6, and this address accepts both.
             server.add_insecure_port(f"[::]:{port}")
