@@ -68,6 +68,9 @@ NETWORK_POLICIES: Final = Kind(
 HTTP_ROUTES: Final = Kind(
     "gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", names.CHILD_SELECTOR
 )
+INFERENCE_POOLS: Final = Kind(
+    "inference.networking.k8s.io", "v1", "InferencePool", "inferencepools", names.CHILD_SELECTOR
+)
 EVENTS: Final = Kind("", "v1", "Event", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 CONFIG_MAPS: Final = Kind("", "v1", "ConfigMap", "configmaps", names.CHILD_SELECTOR)

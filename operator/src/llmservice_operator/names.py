@@ -75,6 +75,9 @@ ROUTER_COMMAND: Final = ("llmservice-operator", "router")
 PICKER_PORT_NAME: Final = "picker"
 ROUTER_PICKER_PORT: Final = 9002
 """Port at which the proxies of all router pods ask a picker."""
+GATEWAY_PORT_NAME: Final = "gateway"
+ROUTER_GATEWAY_PORT: Final = 9004
+"""Port at which the Envoys of Gateways ask a picker, by TLS."""
 ROUTER_POD_ADDRESS_ENV: Final = "LLMSERVICE_ROUTER_POD_ADDRESS"
 RUN_VOLUME: Final = "run"
 RUN_PATH: Final = "/run/llmservice"
@@ -223,6 +226,16 @@ def router(service: LLMService) -> str:
 def replica_addresses(service: LLMService) -> str:
     """Return the name of the headless Service object with the addresses of the replicas."""
     return _with_suffix(service.name, "-replicas")
+
+
+def pickers(service: LLMService) -> str:
+    """Return the name of the Service object through which Gateways ask the pickers."""
+    return _with_suffix(service.name, "-pickers")
+
+
+def inference_pool(service: LLMService) -> str:
+    """Return the name of the InferencePool."""
+    return service.name
 
 
 def _with_suffix(name: str, suffix: str) -> str:

@@ -8,6 +8,7 @@ event or a crash in the middle of the last pass. A second pass over the same sta
 import logging
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from llmservice_operator import router_rollouts, scaler
@@ -32,7 +33,7 @@ from llmservice_operator.desired import is_owned_by
 from llmservice_operator.desired.accelerator_class import gpu_price
 from llmservice_operator.desired.router import decide_router
 from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError, StillDeleting
-from llmservice_operator.kinds import HTTP_ROUTES, PODS
+from llmservice_operator.kinds import HTTP_ROUTES, INFERENCE_POOLS, PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
 from llmservice_operator.outcome import Outcome, ServiceGone
@@ -186,6 +187,9 @@ class Reconciler:
         )
         live_router = self._owned(service, router_deployment.CHILD)
         router = decide_router(service, self._settings, live_router, self._now())
+        lacks_pools = router.has_pool and INFERENCE_POOLS not in self._served
+        if lacks_pools:
+            router = replace(router, serves_pool=False)
         waits_for_turn = False
         try:
             built = build_around_pods(
@@ -233,7 +237,7 @@ class Reconciler:
             service, self._owned(service, workload), pods, report, self._now(), events
         )
         is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
-        router_view = RouterView(router, self._owned(service, router_deployment.CHILD))
+        router_view = RouterView(router, self._owned(service, router_deployment.CHILD), lacks_pools)
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
         operators = self._choose_releases(key, service.status.operators or ())
         update = build_status(

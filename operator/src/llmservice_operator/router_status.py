@@ -25,6 +25,8 @@ class RouterView:
 
     decision: RouterDecision = NO_ROUTER
     live: Manifest | None = None
+    lacks_pools: bool = False
+    """Whether the service needs an InferencePool, and the operator cannot use this kind."""
 
 
 def build_router_condition(service: LLMService, view: RouterView) -> ConditionUpdate | None:
@@ -46,11 +48,15 @@ def _reason(view: RouterView) -> Reason:
     status = view.decision.status
     if status is not None and status.phase is RouterPhase.STOPPING:
         return Reason.ROUTER_STOPPING
-    if not view.decision.takes_requests:
+    if view.lacks_pools:
+        return Reason.INFERENCE_POOL_MISSING
+    if status is not None and status.phase is RouterPhase.STARTING:
         return Reason.ROUTER_STARTING
     if ready >= desired:
         return Reason.ROUTER_SERVING
-    return Reason.ROUTER_DEGRADED if ready else Reason.ROUTER_NOT_READY
+    # Without a picker, Gateways choose the replicas themselves.
+    is_degraded = ready or view.decision.has_pool
+    return Reason.ROUTER_DEGRADED if is_degraded else Reason.ROUTER_NOT_READY
 
 
 def _refusal(live: Manifest) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.kinds import HTTP_ROUTES, LLMSERVICES, Kind
+from llmservice_operator.kinds import DEPLOYMENTS, HTTP_ROUTES, INFERENCE_POOLS, LLMSERVICES, Kind
 from localkube.gateway_api import resource_definitions
 from operator_support.forked import ForkedOperator
 from operator_support.processes import Api, ApiError, condition, make_service, until_settled
@@ -35,7 +35,7 @@ def install(api: Api) -> None:
     """Install the definitions; return once the API server serves the kinds."""
     for each in definitions():
         api.request("POST", CRDS, each)
-    eventually(lambda: is_served(api, HTTP_ROUTES), 15)
+    eventually(lambda: is_served(api, HTTP_ROUTES) and is_served(api, INFERENCE_POOLS), 15)
 
 
 def remove(api: Api) -> None:
@@ -93,40 +93,71 @@ def report(
 
 
 @pytest.mark.causes(
-    "RoutePending", "RouteRefused", "RouteUnresolved", "RouteAccepted", "GatewayAPIMissing"
+    "RoutePending",
+    "RouteRefused",
+    "RouteUnresolved",
+    "RouteAccepted",
+    "GatewayAPIMissing",
+    "InferencePoolMissing",
 )
 @pytest.mark.usefixtures("without_definitions")
-def test_a_route_appears_with_the_gateway_api_and_the_status_tells_what_its_gateways_say(
+def test_a_route_and_a_pool_appear_with_their_apis_and_the_status_tells_what_gateways_say(
     api: Api, namespace: str, log: Path
 ) -> None:
-    def ready() -> tuple[str, str]:
-        found = condition(api.get(LLMSERVICES, namespace, "chat"), "RouteReady")
+    def state(kind: str, name: str = "chat") -> tuple[str, str]:
+        found = condition(api.get(LLMSERVICES, namespace, name), kind)
         return found["status"], found["reason"]
 
     settings = {"WATCH_NAMESPACES": namespace, "AUDIT_PERIOD_SECONDS": "2"}
     with ForkedOperator(log, namespace, **settings) as operator:
         operator.until_leading()
         api.create(LLMSERVICES, make_service("chat", namespace, route=ROUTE))
-        eventually(lambda: ready() == ("False", "GatewayAPIMissing"), 15)
+        pooled = {"router": {"mode": "InferencePool"}, "route": ROUTE}
+        api.create(LLMSERVICES, make_service("pooled", namespace, **pooled))
+        eventually(lambda: state("RouteReady") == ("False", "GatewayAPIMissing"), 15)
+        eventually(lambda: state("RouterReady", "pooled") == ("False", "InferencePoolMissing"), 15)
 
         install(api)
         eventually(lambda: api.read(HTTP_ROUTES, namespace, "chat"), WITHIN_SECONDS)
-        eventually(lambda: ready() == ("False", "RoutePending"), 15)
+        eventually(lambda: api.read(INFERENCE_POOLS, namespace, "pooled"), WITHIN_SECONDS)
+        eventually(lambda: state("RouteReady") == ("False", "RoutePending"), 15)
         route = api.get(HTTP_ROUTES, namespace, "chat")
-        # The stored object does not differ from the applied one, so the operator writes no more.
+
+        be_ready(api, namespace, "pooled-router")
+        eventually(lambda: backend_of(api, namespace, "pooled") == "InferencePool", 15)
+        # The stored objects do not differ from the applied ones, so the operator writes no more.
         until_settled(operator, 3)
 
         half = report(route, (PARENT, "Accepted"), ({"name": "inner"}, "NotAllowedByListeners"))
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": half}, "status")
-        eventually(lambda: ready() == ("False", "RouteRefused"), 15)
+        eventually(lambda: state("RouteReady") == ("False", "RouteRefused"), 15)
         accepted = (PARENT, "Accepted"), ({"name": "inner"}, "Accepted")
         lost = report(route, *accepted, resolved="BackendNotFound")
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": lost}, "status")
-        eventually(lambda: ready() == ("False", "RouteUnresolved"), 15)
+        eventually(lambda: state("RouteReady") == ("False", "RouteUnresolved"), 15)
         both = report(route, *accepted)
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": both}, "status")
-        eventually(lambda: ready() == ("True", "RouteAccepted"), 15)
+        eventually(lambda: state("RouteReady") == ("True", "RouteAccepted"), 15)
 
         api.patch(LLMSERVICES, namespace, "chat", {"spec": {"route": None}})
         eventually(lambda: api.read(HTTP_ROUTES, namespace, "chat") is None, 15)
         assert operator.terminate() == 0
+
+
+def backend_of(api: Api, namespace: str, name: str) -> str:
+    rule = api.get(HTTP_ROUTES, namespace, name)["spec"]["rules"][0]
+    kind: str = rule["backendRefs"][0]["kind"]
+    return kind
+
+
+def be_ready(api: Api, namespace: str, name: str) -> None:
+    """Give a Deployment the status that a controller gives it when all pods are ready."""
+    deployment = api.get(DEPLOYMENTS, namespace, name)
+    count = deployment["spec"]["replicas"]
+    status = {
+        "observedGeneration": deployment["metadata"]["generation"],
+        **dict.fromkeys(
+            ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count
+        ),
+    }
+    api.patch(DEPLOYMENTS, namespace, name, {"status": status}, "status")

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT = "/v1/chat/completions"
 KEY = "key-of-a-client"
+ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "1"))
+"""Number of times that the first picker is killed."""
 MAX_BODY = 4 * 1024**2
 AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 
@@ -209,8 +211,9 @@ async def statuses(gateway: Gateway, number: int) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("_round", range(ROUNDS))
 async def test_the_first_picker_chooses_for_the_gateway_of_another_one_until_it_ends(
-    tmp_path: Path,
+    tmp_path: Path, _round: int
 ) -> None:
     replicas = replicas_of(2)
     async with running(*replicas):

@@ -16,6 +16,7 @@ WITH_CODE: Mapping[str, Any] = {
     "model": {**SMALLEST["spec"]["model"], "revision": "0a1b", "trustRemoteCode": True}
 }
 
+WITH_POOL: Mapping[str, Any] = {"router": {"mode": "InferencePool"}}
 WITH_ROUTE: Mapping[str, Any] = {"route": {"parentRefs": [{"name": "public"}]}}
 
 
@@ -88,6 +89,14 @@ def about_routes(release: Release) -> str:
     )
 
 
+def about_pools(release: Release) -> str:
+    return (
+        "spec.router.mode: requires the right to create inferencepools of "
+        f"inference.networking.k8s.io in namespace {release.name}, which you do not have: remove "
+        "the field, or ask for that right"
+    )
+
+
 def until_in_force(release: Release) -> None:
     eventually(
         lambda: refused(release, "writer", WITH_CODE) != "", describe="the policy is in force"
@@ -124,31 +133,35 @@ def test_only_a_user_with_the_right_may_trust_remote_code(release: Release) -> N
     eventually(lambda: refused(release, "writer", WITH_CODE) == "", 30, "the right was handed on")
 
 
-def test_only_a_user_who_may_create_httproutes_may_set_a_route(release: Release) -> None:
+def test_only_a_user_who_may_create_its_objects_may_set_a_route_or_a_pool(release: Release) -> None:
     install(release)
     until_in_force(release)
 
-    assert refused(release, "editor", WITH_ROUTE).endswith(
-        denial(release, "wanted", about_routes(release))
-    )
+    for spec, message in ((WITH_ROUTE, about_routes), (WITH_POOL, about_pools)):
+        assert refused(release, "editor", spec).endswith(
+            denial(release, "wanted", message(release))
+        )
     here = ("-n", release.name)
     kubectl("create", "-f-", stdin=a_role_for_routes(release.name))
     kubectl("create", "rolebinding", "routes", "--role=routes", "--user=editor", *here)
-    eventually(lambda: refused(release, "editor", WITH_ROUTE) == "", 30, "the right was granted")
+    both = {**WITH_ROUTE, **WITH_POOL}
+    eventually(lambda: refused(release, "editor", both) == "", 30, "the rights were granted")
 
 
 def a_role_for_routes(namespace: str) -> Manifest:
     """Return a Role as an object, because kubectl creates none for a kind that is not served."""
-    rule = {
-        "apiGroups": ["gateway.networking.k8s.io"],
-        "resources": ["httproutes"],
-        "verbs": ["create"],
-    }
+    rules = [
+        {"apiGroups": [group], "resources": [resource], "verbs": ["create"]}
+        for group, resource in (
+            ("gateway.networking.k8s.io", "httproutes"),
+            ("inference.networking.k8s.io", "inferencepools"),
+        )
+    ]
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": {"name": "routes", "namespace": namespace},
-        "rules": [rule],
+        "rules": rules,
     }
 
 

@@ -72,8 +72,9 @@ class ConditionType(StrEnum):
     )
     ROUTER_READY = (
         "RouterReady",
-        "True while clients reach the router and all of its pods are ready; False while a pod is "
-        "not ready, while clients still reach the replicas directly, and while the router stops.",
+        "True while clients, or Gateways with router.mode InferencePool, reach the router and all "
+        "of its pods are ready; False while a pod is not ready, while requests still reach the "
+        "replicas without the router, and while the router stops.",
         "the operator, on every pass",
         "while the service has no router",
     )

@@ -102,6 +102,7 @@ class Reason(StrEnum):
     ROUTER_STOPPING = router_reasons.ROUTER_STOPPING
     ROUTER_DEGRADED = router_reasons.ROUTER_DEGRADED
     ROUTER_NOT_READY = router_reasons.ROUTER_NOT_READY
+    INFERENCE_POOL_MISSING = router_reasons.INFERENCE_POOL_MISSING
 
     ROUTE_ACCEPTED = route_reasons.ROUTE_ACCEPTED
     ROUTE_PENDING = route_reasons.ROUTE_PENDING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -35,12 +36,25 @@ class RouterResources(Fields):
     rules: ClassVar = (request_within_limit("cpu"), request_within_limit("memory"))
 
 
+class RouterMode(StrEnum):
+    PROXY = "Proxy"
+    INFERENCE_POOL = "InferencePool"
+
+
 class Router(Fields):
     enabled: bool | None = None
-    """Whether requests reach the replicas through router pods. Default: a service that has a
-    router keeps it. For any other service: true if service.tls is set; otherwise true if the chart
-    value router.enabledByDefault is true and the service may have more than one replica; else
-    false."""
+    """Whether router pods choose the replica of each request. Default: a service that has a
+    router keeps it. For any other service: true if service.tls is set or mode is InferencePool;
+    otherwise true if the chart value router.enabledByDefault is true and the service may have more
+    than one replica; else false."""
+    mode: RouterMode = RouterMode.PROXY
+    """Path of the requests. Proxy: clients of the Service object reach the replicas through the
+    router pods. InferencePool: Gateways reach the replicas directly, and ask the router pods for
+    the replica of each request. The operator then creates an InferencePool
+    (inference.networking.k8s.io/v1) with the name of the LLMService, and the Service object leads
+    to the replicas without a router. The cluster needs the Gateway API Inference Extension, and a
+    user who sets InferencePool needs the right to create inferencepools in the namespace. Default:
+    Proxy."""
     replicas: Annotated[int, Field(ge=1, le=10)] = 2
     """Number of router pods. With one pod, the service is unavailable while this pod is replaced
     after a failure."""
@@ -64,6 +78,12 @@ class Router(Fields):
     that measures the time to the first byte measures the time to the first comment."""
 
     rules: ClassVar = (
+        Rule(
+            "mode",
+            cel="self.mode == 'Proxy' || !has(self.enabled) || self.enabled",
+            message="has no effect without the router: remove it, or remove enabled: false",
+            holds=lambda router: router.mode is RouterMode.PROXY or router.enabled is not False,
+        ),
         Rule(
             "resources.limits.memory",
             cel="!has(self.resources) || !has(self.resources.limits) || "

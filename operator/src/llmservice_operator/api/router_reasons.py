@@ -11,14 +11,15 @@ _LOOK: Final = "Look at `kubectl describe pods -l llmservice.dev/router-of=NAME`
 ROUTER_SERVING: Final = Facts(
     "RouterServing",
     Source.ROUTER,
-    "Clients reach the router, and all of its pods are ready.",
+    "Clients or Gateways reach the router, and all of its pods are ready.",
     "Nothing.",
     is_normal=True,
 )
 ROUTER_STARTING: Final = Facts(
     "RouterStarting",
     Source.ROUTER,
-    "Not all router pods are ready yet. Clients reach the replicas directly until then.",
+    "Not all router pods are ready yet. Clients and Gateways reach the replicas directly until "
+    "then.",
     f"Wait. {_LOOK} if it takes more than a few minutes.",
     is_normal=True,
 )
@@ -32,8 +33,17 @@ ROUTER_STOPPING: Final = Facts(
 ROUTER_DEGRADED: Final = Facts(
     "RouterDegraded",
     Source.ROUTER,
-    "Clients reach the router, and some of its pods are not ready.",
+    "Some router pods are not ready. If router.mode is InferencePool and none is ready, Gateways "
+    "choose the replicas themselves.",
     f"{_LOOK}.",
+)
+INFERENCE_POOL_MISSING: Final = Facts(
+    "InferencePoolMissing",
+    Source.ROUTER,
+    "The cluster lacks the Gateway API Inference Extension, or the operator has no right to use "
+    "it.",
+    "Install its resource definitions, version 1.0 or newer, or remove spec.router.mode. The "
+    "operator needs no restart.",
 )
 ROUTER_NOT_READY: Final = Facts(
     "RouterNotReady",

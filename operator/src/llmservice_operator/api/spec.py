@@ -37,7 +37,7 @@ from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.references import KeySource
 from llmservice_operator.api.route import Route
-from llmservice_operator.api.router import Router
+from llmservice_operator.api.router import Router, RouterMode
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
 from llmservice_operator.api.store_rules import RULES_OF_A_STORE
@@ -199,6 +199,16 @@ class LLMServiceSpec(Fields):
             "it",
             holds=lambda spec: (
                 spec.service.tls is None or spec.router_settings.enabled is not False
+            ),
+        ),
+        Rule(
+            "service.tls",
+            cel="!has(self.service) || !has(self.service.tls) || !has(self.router) || "
+            "self.router.mode == 'Proxy'",
+            message="has no effect with router.mode InferencePool, because requests do not pass "
+            "through the router: remove it, or remove router.mode",
+            holds=lambda spec: (
+                spec.service.tls is None or spec.router_settings.mode is RouterMode.PROXY
             ),
         ),
         Rule(

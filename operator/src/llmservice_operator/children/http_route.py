@@ -10,7 +10,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.desired.client_paths import CLIENT_PATHS
 from llmservice_operator.desired.environment import request_timeout_seconds
-from llmservice_operator.kinds import HTTP_ROUTES
+from llmservice_operator.kinds import HTTP_ROUTES, INFERENCE_POOLS
 
 GATEWAY_MARGIN_SECONDS: Final = 15
 """Time in seconds by which the limits of the Gateway exceed those of the service, so that clients
@@ -74,6 +74,13 @@ def _timeouts(context: Context) -> dict[str, str]:
 
 
 def _backend(context: Context) -> dict[str, Any]:
+    if context.router.serves_pool:
+        return {
+            "group": INFERENCE_POOLS.group,
+            "kind": INFERENCE_POOLS.kind,
+            "name": names.inference_pool(context.service),
+            "weight": 1,
+        }
     return {
         "group": "",
         "kind": "Service",

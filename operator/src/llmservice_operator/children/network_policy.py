@@ -107,9 +107,11 @@ def _body(context: Context) -> Manifest | None:
     }
 
 
-def build_ingress(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return the ingress rules for pods that all clients of a service may reach."""
-    return _ingress(service, _clients(service), _observers(settings))
+def build_ingress(
+    service: LLMService, settings: OperatorSettings, port: int = names.API_PORT
+) -> list[dict[str, Any]]:
+    """Return the ingress rules for pods that all clients of a service may reach at this port."""
+    return _ingress(service, _clients(service), _observers(settings), port)
 
 
 def router_pods(service: LLMService) -> dict[str, Any]:
@@ -124,11 +126,14 @@ def tunnel_ports(service: LLMService) -> list[dict[str, Any]]:
 
 
 def _ingress(
-    service: LLMService, clients: list[dict[str, Any]], observers: list[dict[str, Any]]
+    service: LLMService,
+    clients: list[dict[str, Any]],
+    observers: list[dict[str, Any]],
+    port: int = names.API_PORT,
 ) -> list[dict[str, Any]]:
     tunnel, management = tunnel_ports(service), [tcp(names.MANAGEMENT_PORT)]
     return [
-        {"from": clients, "ports": [tcp(names.API_PORT), *tunnel]},
+        {"from": clients, "ports": [tcp(port), *tunnel]},
         {"from": observers, "ports": [*management, *tunnel]},
         *([{"from": _AMBIENT_PROBES, "ports": management}] if tunnel else []),
     ]

@@ -117,6 +117,7 @@ def router_settings(context: Context) -> RouterSettings:
         client_port=names.API_PORT,
         management_port=names.MANAGEMENT_PORT,
         picker_port=names.ROUTER_PICKER_PORT,
+        gateway_port=names.ROUTER_GATEWAY_PORT if context.router.has_pool else None,
         api_keys_directory=None if service.spec.auth is None else Path(names.API_KEYS_PATH),
         tls_directory=None if service.spec.service.tls is None else Path(names.TLS_PATH),
         max_held_requests=router.max_held_requests,
@@ -158,7 +159,9 @@ def _container(context: Context, settings: RouterSettings) -> dict[str, Any]:
             ),
         ],
         "ports": [
-            build_port(names.API_PORT_NAME, names.API_PORT),
+            build_port(names.GATEWAY_PORT_NAME, names.ROUTER_GATEWAY_PORT)
+            if context.router.has_pool
+            else build_port(names.API_PORT_NAME, names.API_PORT),
             build_port(names.MANAGEMENT_PORT_NAME, names.MANAGEMENT_PORT),
             build_port(names.PICKER_PORT_NAME, names.ROUTER_PICKER_PORT),
         ],

@@ -24,6 +24,8 @@ def _body(context: Context) -> Manifest | None:
     service = context.service
     if not context.router.exists or not service.spec.network_policy.enabled:
         return None
+    has_pool = context.router.has_pool
+    port = names.ROUTER_GATEWAY_PORT if has_pool else names.API_PORT
     replicas = {"podSelector": {"matchLabels": names.selector(service)}}
 
     def picker_ports() -> list[dict[str, Any]]:
@@ -34,7 +36,7 @@ def _body(context: Context) -> Manifest | None:
             "podSelector": {"matchLabels": names.router_selector(service)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
-                *build_ingress(service, context.settings),
+                *build_ingress(service, context.settings, port),
                 {"from": [router_pods(service)], "ports": picker_ports()},
             ],
             "egress": [
@@ -42,7 +44,8 @@ def _body(context: Context) -> Manifest | None:
                 {
                     "to": [replicas],
                     "ports": [
-                        tcp(names.API_PORT),
+                        # Gateways send the requests themselves.
+                        *([] if has_pool else [tcp(names.API_PORT)]),
                         tcp(names.MANAGEMENT_PORT),
                         *tunnel_ports(service),
                     ],

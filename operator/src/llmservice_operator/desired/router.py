@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.fields import timestamp
+from llmservice_operator.api.router import RouterMode
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import RouterPhase, RouterStatus
 from llmservice_operator.desired.environment import request_timeout_seconds
@@ -44,6 +46,10 @@ class RouterDecision:
     """Whether the Service object selects the router pods instead of the replicas."""
     is_only_client: bool = False
     """Whether the router pods are the only clients of the replicas."""
+    mode: RouterMode = RouterMode.PROXY
+    """Mode of the router pods that exist."""
+    serves_pool: bool = False
+    """Whether Gateways can use the InferencePool."""
     status: RouterStatus | None = None
     """Record of the phase. None without a router, and for the settled router of a service that was
     never in a cluster."""
@@ -55,7 +61,21 @@ class RouterDecision:
         """Return the state that a new service reaches."""
         if not is_router_wanted(service, settings):
             return cls()
-        return cls(exists=True, pods=_pods(service), takes_requests=True, is_only_client=True)
+        mode = service.spec.router_settings.mode
+        is_proxy = mode is RouterMode.PROXY
+        return cls(
+            exists=True,
+            pods=_pods(service),
+            takes_requests=is_proxy,
+            is_only_client=is_proxy,
+            mode=mode,
+            serves_pool=not is_proxy,
+        )
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether the router pods answer Gateways."""
+        return self.exists and self.mode is RouterMode.INFERENCE_POOL
 
 
 NO_ROUTER: Final = RouterDecision()
@@ -72,7 +92,10 @@ def is_router_wanted(service: LLMService, settings: OperatorSettings) -> bool:
         return spec.router_settings.enabled
     if recorded is not None and recorded.phase is not RouterPhase.STOPPING:
         return True
-    return spec.service.tls is not None or (settings.router_by_default and spec.most_replicas > 1)
+    is_requested = spec.service.tls is not None or (
+        spec.router_settings.mode is RouterMode.INFERENCE_POOL
+    )
+    return is_requested or (settings.router_by_default and spec.most_replicas > 1)
 
 
 def decide_router(
@@ -82,12 +105,14 @@ def decide_router(
 
     `live` is None if the service owns no Deployment of a router.
     """
-    recorded = service.status.router
-    if is_router_wanted(service, settings):
+    recorded, mode = service.status.router, service.spec.router_settings.mode
+    present = mode if live is None else _mode_of(live)
+    # The pods of one mode end before those of another mode start.
+    if is_router_wanted(service, settings) and present is mode:
         return _run(service, recorded, live, now)
     if live is None or (recorded is not None and recorded.phase is RouterPhase.STARTING):
         return NO_ROUTER  # no client has reached the router
-    return _stop(service, recorded, live, now)
+    return _stop(service, recorded, live, now, present)
 
 
 def _run(
@@ -104,8 +129,12 @@ def _run(
     status = RouterStatus(
         phase=phase, since=timestamp(since), ready=f"{ready_router_pods(live)}/{pods}"
     )
-    if phase is RouterPhase.STARTING:
-        return RouterDecision(exists=True, pods=pods, status=status)
+    mode = service.spec.router_settings.mode
+    if phase is RouterPhase.STARTING or mode is RouterMode.INFERENCE_POOL:
+        is_serving = phase is RouterPhase.SERVING
+        return RouterDecision(
+            exists=True, pods=pods, status=status, mode=mode, serves_pool=is_serving
+        )
     left = _longest_request_seconds(service) - (now - since).total_seconds()
     return RouterDecision(
         exists=True,
@@ -118,14 +147,19 @@ def _run(
 
 
 def _stop(
-    service: LLMService, recorded: RouterStatus | None, live: Manifest, now: datetime
+    service: LLMService,
+    recorded: RouterStatus | None,
+    live: Manifest,
+    now: datetime,
+    mode: RouterMode,
 ) -> RouterDecision:
     since = now
     if recorded is not None and recorded.phase is RouterPhase.STOPPING:
         since = datetime.fromisoformat(recorded.since)
     age = (now - since).total_seconds()
     # Until every node lets all clients reach the replicas, ready router pods take all requests.
-    until_moved = POLICY_SECONDS if ready_router_pods(live) else 0.0
+    is_proxy = mode is RouterMode.PROXY
+    until_moved = POLICY_SECONDS if is_proxy and ready_router_pods(live) else 0.0
     # Until every node knows the new selector, the router pods still get new connections.
     until_ended = until_moved + SELECTOR_SECONDS
     # While the pods complete their requests, they need their NetworkPolicy and their addresses.
@@ -136,6 +170,7 @@ def _stop(
         exists=True,
         pods=_pods(service) if age < until_ended else 0,
         takes_requests=age < until_moved,
+        mode=mode,
         status=RouterStatus(phase=RouterPhase.STOPPING, since=timestamp(since)),
         requeue_after_seconds=min(
             each - age for each in (until_moved, until_ended, until_removed) if each > age
@@ -171,6 +206,14 @@ def _pods(service: LLMService) -> int:
 def ready_router_pods(live: Manifest | None) -> int:
     """Return the number of ready router pods, of the present pod template or an earlier one."""
     return 0 if live is None else int(live.get("status", {}).get("readyReplicas", 0))
+
+
+def _mode_of(live: Manifest) -> RouterMode:
+    """Return the mode of the pods of a router's Deployment."""
+    containers = live["spec"].get("template", {}).get("spec", {}).get("containers", ())
+    ports = {port.get("name") for each in containers for port in each.get("ports", ())}
+    is_pool = names.GATEWAY_PORT_NAME in ports
+    return RouterMode.INFERENCE_POOL if is_pool else RouterMode.PROXY
 
 
 def _are_all_ready(live: Manifest | None) -> bool:

@@ -132,18 +132,23 @@ class Picker:
         await server.start()
         status = await serve_status(self._status, self._settings.run_directory)
         loop, listening = asyncio.get_running_loop(), asyncio.ensure_future(self._listen())
+        ending = asyncio.ensure_future(asyncio.Event().wait())
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, listening.cancel)
+            loop.add_signal_handler(number, ending.cancel)
         try:
-            await listening
-        except asyncio.CancelledError:
-            return 0
+            await asyncio.wait({listening, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                listening.result()  # raises the error that has ended it
+            if gateways is not None and not listening.done():
+                # The messages of a request pass through the picker until its answer ends.
+                await gateways.stop(grace=self._settings.drain_timeout_seconds)
         finally:
+            listening.cancel()
+            ending.cancel()
             status.close()
             await self._following.close()
             if gateways is not None:
-                # The messages of a request pass through the picker until its answer ends.
-                await gateways.stop(grace=self._settings.drain_timeout_seconds)
+                await gateways.stop(grace=None)
             if self._gateway_server is not None:
                 await self._gateway_server.close()
             await server.stop(grace=None)

@@ -92,6 +92,11 @@ class ChildProcess:
         return None if self._process is None else self._process.returncode
 
     @property
+    def is_ending(self) -> bool:
+        """Whether `end` was called."""
+        return self._is_ending
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self.status is None
 
@@ -143,15 +148,15 @@ class ChildProcess:
             logger.error("%s does not read its input; it is killed", self.name)
             process.send_signal(signal.SIGKILL)
 
-    async def end(self) -> None:
-        """End the process, and start it no more."""
+    async def end(self, seconds: float = END_SECONDS) -> None:
+        """End the process, and start it no more. After `seconds`, it is killed."""
         self._is_ending = True
         process = self._process
         if process is None or process.returncode is not None:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(END_SECONDS):
+            async with asyncio.timeout(seconds):
                 await process.wait()
         except TimeoutError:
             process.send_signal(signal.SIGKILL)

@@ -24,6 +24,7 @@ def run_router() -> int:
     gc.collect()
     gc.freeze()
     picker = Template("picker", partial(_run_picker, settings))
+    # With Gateways, the supervisor never starts it.
     forwarder = Template("forwarder", partial(run_forwarder, settings))
 
     async def supervise() -> int:

@@ -24,8 +24,9 @@ from llmservice_operator.router.envoy_names import (
     CLUSTER_REPLICAS,
     FORWARDED_SOCKET,
 )
+from llmservice_operator.router.picker_status import read_status
 from llmservice_operator.router.pod_metrics import PodMetrics
-from llmservice_operator.router.processes import ChildProcess, Start, program
+from llmservice_operator.router.processes import END_SECONDS, ChildProcess, Start, program
 from llmservice_operator.router.replica_updates import ReplicaUpdates
 from llmservice_operator.router.replica_view import View
 from llmservice_operator.router.replicas import (
@@ -95,7 +96,11 @@ class Supervisor:
         self.envoy = ChildProcess(
             "envoy", program(*self._envoy_command()), before_start=self._before_envoy
         )
-        self.processes = (self.picker, self.forwarder, self.envoy)
+        self._is_proxy = settings.gateway_port is None
+        """Whether requests pass through this pod. Otherwise, Gateways only ask its picker."""
+        self.processes = (
+            (self.picker, self.forwarder, self.envoy) if self._is_proxy else (self.picker,)
+        )
 
     async def run(self) -> int:
         """Run until a signal arrives, and then until the requests in progress have ended.
@@ -113,9 +118,10 @@ class Supervisor:
             tasks.start("replica-updates", self._updates.run())
             tasks.start("picker-list", self._follow_pickers())
             tasks.start("line", self._tell_for_ever())
-            tasks.start("envoy-state", self._watch_envoy())
+            watching = self._watch_envoy() if self._is_proxy else self._watch_picker()
+            tasks.start("state", watching)
             await self.stop.wait()
-            await self._drain()
+            await (self._drain() if self._is_proxy else self._drain_picker())
         finally:
             # Envoy first: the requests in progress need the others.
             await self.envoy.end()
@@ -143,7 +149,11 @@ class Supervisor:
 
     def why_not_alive(self) -> list[str]:
         """Return the reasons why the pod must be started again; empty if it is alive."""
-        if self.stop.is_set() or time.monotonic() - self._live_at < AWAY_SECONDS:
+        if (
+            self.stop.is_set()
+            or not self._is_proxy
+            or time.monotonic() - self._live_at < AWAY_SECONDS
+        ):
             return []
         return [f"Envoy has not answered for {AWAY_SECONDS:.0f} s"]
 
@@ -155,7 +165,8 @@ class Supervisor:
         reasons = {
             "the router ends": self.stop.is_set(),
             "the replicas have not been asked yet": not self.replicas.asked.is_set(),
-            "Envoy is not live": not self._is_live,
+            "Envoy is not live": self._is_proxy and not self._is_live,
+            "the picker does not answer": not self._is_proxy and not self._is_live,
             # Such replicas get no requests from the router, so clients must not be moved to it.
             "the model servers do not say which service they belong to; use the image of this "
             "release": self.replicas.are_nameless,
@@ -182,6 +193,9 @@ class Supervisor:
 
     def _write_files(self) -> None:
         """Write all files of Envoy before it starts."""
+        if not self._is_proxy:
+            self.settings.run_directory.mkdir(parents=True, exist_ok=True)
+            return
         self._files.write_bootstrap()
         self._files.write_replicas(())
         self._files.write_pickers([self._own_picker])
@@ -205,7 +219,8 @@ class Supervisor:
             else:
                 # DNS perhaps does not know this pod yet.
                 own = [] if self._own_picker in hosts else [self._own_picker]
-                self._files.write_pickers([*hosts, *own])
+                if self._is_proxy:
+                    self._files.write_pickers([*hosts, *own])
                 self._other_pickers = tuple(
                     f"[{each}]:{port}" if ":" in each else f"{each}:{port}"
                     for each in hosts
@@ -222,7 +237,7 @@ class Supervisor:
         while True:
             self.replicas.changed.clear()
             views = self.replicas.views()
-            version = self._files.write_replicas(views)
+            version = self._files.write_replicas(views) if self._is_proxy else None
             if version is not None:
                 # If the picker chose a replica that Envoy does not know yet, Envoy would find no
                 # endpoint for the request.
@@ -251,6 +266,12 @@ class Supervisor:
                 self._live_at = time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
 
+    async def _watch_picker(self) -> None:
+        while True:
+            status = await read_status(self.settings.run_directory)
+            self._is_live = bool(status.metrics)
+            await asyncio.sleep(LINE_SECONDS)
+
     async def _drain(self) -> None:
         """Wait until the cluster sends no new clients, and until all requests have ended."""
         seconds = self.settings.drain_seconds
@@ -267,6 +288,14 @@ class Supervisor:
             logger.error("requests are still in progress at the end of the drain")
         else:
             logger.info("all requests have ended")
+
+    async def _drain_picker(self) -> None:
+        """Wait until Gateways ask other pods, and until all requests have ended."""
+        seconds = self.settings.drain_seconds
+        logger.info("draining: Gateways are expected to leave within %d s", seconds)
+        await asyncio.sleep(seconds)
+        # The messages of a request pass through the picker until its answer ends.
+        await self.picker.end(self.settings.drain_timeout_seconds + END_SECONDS)
 
     async def _wait_until_idle(self) -> None:
         while self.envoy.is_running:
