@@ -119,6 +119,7 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.service": {"type": "ClusterIP", "port": 80},
         "spec.service.type": "ClusterIP",
         "spec.service.port": 80,
+        "spec.router.mode": "Proxy",
         "spec.router.replicas": 2,
         "spec.router.holdTimeoutSeconds": 300,
         "spec.router.maxHeldRequests": 1000,

@@ -286,6 +286,7 @@ def test_the_environment_of_a_router_gives_its_settings() -> None:
         management_port=2,
         picker_port=3,
         forwarder_port=4,
+        gateway_port=11,
         run_directory=Path("/run/other"),
         api_keys_directory=Path("/etc/keys"),
         tls_directory=Path("/etc/tls"),
