@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart_support.helm import CHART, Manifest, render
+from chart_support.helm import CHART, REPOSITORY, Manifest, load_defaults, render
 from chart_support.promtool import promtool
 from chart_support.queries import unknown_labels, unknown_metrics
 from shared_support.metric_table import labels_in, names_in
@@ -96,6 +96,16 @@ def test_each_dashboard_has_a_config_map_that_the_sidecar_of_grafana_loads() -> 
     for each in found:
         assert each["metadata"]["labels"]["load_me"] == "yes"
         assert each["metadata"]["annotations"] == {"grafana_folder": "LLM"}
+
+
+def test_the_values_for_a_new_grafana_load_the_dashboards() -> None:
+    values = yaml.safe_load((REPOSITORY / "charts/kube-prometheus-stack-values.yaml").read_text())
+    sidecar = values["grafana"]["sidecar"]["dashboards"]
+
+    assert load_defaults()["monitoring"]["dashboards"]["labels"] == {
+        sidecar["label"]: sidecar["labelValue"]
+    }
+    assert load_defaults()["monitoring"]["namespace"] == "monitoring"
 
 
 def test_the_dashboards_have_addresses_of_their_own_and_link_to_each_other() -> None:
