@@ -60,6 +60,19 @@ down: setup  ## Remove the local cluster; images and models stay cached
 images: setup-system  ## Build the operator's and the server's images
 	@$(RUN) localkube images build all
 
+# Libraries that only processes in a cluster import. The plugin's single file does without them.
+PLUGIN_LEAVES_OUT := cryptography grpcio kopf kubernetes uvloop xds-protos
+
+.PHONY: kubectl-llm
+kubectl-llm: setup  ## Build dist/kubectl-llm, the kubectl plugin as a single file
+	@UV_PROJECT_ENVIRONMENT=.tiers/plugin $(UV) sync -q --frozen --no-default-groups --no-editable \
+		--package llmservice-operator --reinstall-package llmservice-operator
+	@UV_PROJECT_ENVIRONMENT=.tiers/pex $(UV) sync -q --frozen --only-group kubectl-llm
+	@mkdir -p dist
+	@.tiers/pex/bin/pex --venv-repository .tiers/plugin llmservice-operator $(PLUGIN_LEAVES_OUT:%=--exclude=%) \
+		--venv prepend --sh-boot --script kubectl-llm --output-file dist/kubectl-llm
+	@echo "dist/kubectl-llm: copy it to a folder of your PATH"
+
 .PHONY: run
 run: setup  ## Run the operator on this machine against the current kube context
 	@LLMSERVICE_OPERATOR_NAMESPACE=$${LLMSERVICE_OPERATOR_NAMESPACE:-default} $(RUN) llmservice-operator run

@@ -42,10 +42,7 @@ class NotInCatalogue(OperatorError):
     def __init__(self, name: str) -> None:
         near = get_close_matches(name.lower(), MODELS, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        super().__init__(
-            f"{name} is not in the catalogue: {hint}`llmservice-operator new --list` lists all "
-            "models"
-        )
+        super().__init__(f"{name} is not in the catalogue: {hint}`new --list` lists all models")
 
 
 def service_of(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -190,11 +190,13 @@ class Silent(NoReport):
 class EngineMetrics:
     """HTTP client for all model servers. The caller must close it."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, now: Callable[[], float] = time.time, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         self._now = now
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
         )
 
     async def close(self) -> None:
@@ -230,16 +232,18 @@ class EngineMetrics:
             else tuple(ReplicaAdapter(**each.model_dump()) for each in report.adapters),
         )
 
-    async def report(self, address: str) -> UsageReport:
+    async def report(self, address: str, port: int = names.MANAGEMENT_PORT) -> UsageReport:
         """Return the report of the model server at this address. Raises NoReport without one."""
-        return await self._read(address, "/autoscale", UsageReport)
+        return await self._read(address, "/autoscale", UsageReport, port)
 
-    async def _read(self, address: str, path: str, model: type[_AnswerT]) -> _AnswerT:
+    async def _read(
+        self, address: str, path: str, model: type[_AnswerT], port: int = names.MANAGEMENT_PORT
+    ) -> _AnswerT:
         """Return the content of a response with any HTTP status, because the body of a probe with
         status 503 is also needed. Raises NoReport without a valid response.
         """
         try:
-            status, body = await self._get(address, path)
+            status, body = await self._get(address, port, path)
         except TimeoutError as error:
             raise Silent("no response in time") from error
         except (aiohttp.ClientError, ValueError) as error:
@@ -250,14 +254,14 @@ class EngineMetrics:
             kind = Silent if status == HTTPStatus.SERVICE_UNAVAILABLE else NoReport
             raise kind(str(error)) from error
 
-    async def _get(self, address: str, path: str) -> tuple[int, bytes]:
+    async def _get(self, address: str, port: int, path: str) -> tuple[int, bytes]:
         """Return the status and the body of a response.
 
         Raises ValueError if the address is not valid, ClientError if the request fails or the body
         is too long, and TimeoutError if the response takes too long.
         """
         host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
-        url = f"http://{host}:{names.MANAGEMENT_PORT}{path}"
+        url = f"http://{host}:{port}{path}"
         body = b""
         async with self._session.get(url, allow_redirects=False) as answer:
             async for chunk in answer.content.iter_any():

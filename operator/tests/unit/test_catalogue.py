@@ -68,7 +68,7 @@ def test_a_name_that_is_not_in_the_catalogue_gets_near_names() -> None:
     assert str(refused.value).startswith(
         "Qwen3_8B is not in the catalogue: did you mean qwen3-8b or "
     )
-    with pytest.raises(NotInCatalogue, match="zzz is not in the catalogue: `llmservice-operator"):
+    with pytest.raises(NotInCatalogue, match="zzz is not in the catalogue: `new --list`"):
         new_service("zzz", "L4", planned(1))
 
 

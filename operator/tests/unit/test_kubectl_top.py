@@ -1,0 +1,137 @@
+"""Tests `kubectl llm top`: from the reports of pods to the tables."""
+
+import io
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from llmservice_operator.kubectl_plugin.forwards import Forwards
+from llmservice_operator.kubectl_plugin.kubectl import Kubectl
+from llmservice_operator.kubectl_plugin.pod_reports import PodReports, RouterCounts
+from llmservice_operator.kubectl_plugin.screen import console_for, show
+from llmservice_operator.kubectl_plugin.top import Round, Top, top_of, top_screen
+from llmservice_operator.names import load_report_path
+from llmservice_operator.scaling.signals import Counters
+from operator_support.replica_reports import REPORT
+from operator_support.report import a_report
+from operator_support.services import a_body
+
+METRICS = """\
+# TYPE llmservice_router_picks counter
+llmservice_router_picks_total{reason="least_work"} 30.0
+llmservice_router_picks_total{reason="held"} 2.0
+# TYPE llmservice_router_held_requests gauge
+llmservice_router_held_requests 3.0
+# TYPE llmservice_router_forwarder_waiting_requests gauge
+llmservice_router_forwarder_waiting_requests 1.0
+"""
+
+BUSY = replace(
+    REPORT,
+    running=3,
+    waiting=2,
+    kv_tokens=100_000.0,
+    counters=Counters(generated_tokens=500.0, prompt_tokens_computed=1000.0),
+)
+
+
+def top(now: Round, before: Round, **loads: float | None) -> Top:
+    service = a_body(status={"autoscaling": {"load": "60/85"}})
+    return top_of(service, before, now, loads, ("LOAD is unknown: no rights.",))
+
+
+def test_rates_are_differences_of_two_reports_and_unknown_values_stay_unknown() -> None:
+    before = Round(10.0, {"a": ("ready", REPORT), "b": None}, {"r": RouterCounts({}, 0.0)})
+    counts = RouterCounts({"least_work": 30.0, "held": 2.0}, 4.0)
+    now = Round(12.0, {"a": ("ready", BUSY), "b": ("loading", REPORT), "c": None}, {"r": counts})
+    found = top(now, before, a=70.0)
+    first, second, third = found.replicas
+    assert (first.load_percent, first.running, first.waiting, first.kv_percent) == (70, 3, 2, 25)
+    assert (first.answer_tokens_per_second, first.prompt_tokens_per_second) == (250.0, 500.0)
+    assert (second.phase, second.answer_tokens_per_second) == ("loading", None)
+    assert (third.pod, third.phase, third.running) == ("c", None, None)
+    (router,) = found.routers
+    assert (router.picks_per_second, router.held) == (16.0, 4.0)
+    assert router.picks == "held 1.0, least_work 15.0"
+
+
+def test_a_process_that_began_again_counts_from_zero() -> None:
+    again = replace(BUSY, started=11.0)
+    found = top(Round(12.0, {"a": ("ready", again)}, {}), Round(10.0, {"a": ("ready", BUSY)}, {}))
+    assert found.replicas[0].answer_tokens_per_second == 250.0
+
+
+def test_the_tables_have_a_row_for_each_pod_and_a_total() -> None:
+    before = Round(10.0, {"a": ("ready", REPORT), "b": None}, {"r": RouterCounts({}, 0.0)})
+    counts = RouterCounts({"least_work": 30.0}, 4.0)
+    now = Round(12.0, {"a": ("ready", BUSY), "b": None}, {"r": counts})
+    file = io.StringIO()
+    show(top_screen(top(now, before, a=70.0)), console_for(file))
+    assert file.getvalue().splitlines() == [
+        "qwen: 60/85 per replica (current/target)",
+        "",
+        "REPLICA   PHASE   LOAD   RUNNING   WAITING     KV   ANSWER TOK/S   PROMPT TOK/S",
+        "a         ready   70 %         3         2   25 %          250.0          500.0",
+        "b         -          -         -         -      -              -              -",
+        "total     -          -         3         2      -          250.0          500.0",
+        "",
+        "ROUTER   HELD   PICKS/S   BY REASON",
+        "r        4      15.0      least_work 15.0",
+        "LOAD is unknown: no rights.",
+    ]
+
+
+class Ports(Forwards):
+    """Port-forwards of which each leads to the same server."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(Kubectl())
+        self._port = port
+        self.dropped: list[str] = []
+
+    def port(self, pod: str) -> int | None:
+        return None if pod == "closed" else self._port
+
+    def drop(self, pod: str) -> None:
+        self.dropped.append(pod)
+
+
+@pytest.fixture
+async def ports() -> AsyncIterator[Ports]:
+    report = a_report(replicas=({"pod": "a", "isReady": True, "utilizationPercent": 70.0},))
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=METRICS)
+
+    async def loads(_: web.Request) -> web.Response:
+        return web.json_response(text=report.model_dump_json(by_alias=True))
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get(load_report_path("team", "qwen"), loads)
+    async with TestServer(app) as server:
+        assert server.port is not None
+        yield Ports(server.port)
+
+
+async def test_reports_are_read_and_the_forward_to_a_silent_pod_is_opened_again(
+    ports: Ports,
+) -> None:
+    async with PodReports(ports) as reports:
+        counts = await reports.router("r")
+        assert counts == RouterCounts({"least_work": 30.0, "held": 2.0}, 4.0)
+        server: dict[str, Any] = {"metadata": {"name": "m"}}
+        report = await reports.load_report([server], "team", "qwen")
+        assert report is not None
+        assert report.replicas[0].utilization_percent == 70.0
+        assert await reports.load_report([server], "team", "other") is None
+        assert await reports.load_report([], "team", "qwen") is None
+        assert await reports.router("closed") is None
+        assert ports.dropped == []
+        # This server has no /autoscale, as a pod that was replaced by another program.
+        assert await reports.replica("a") is None
+        assert ports.dropped == ["a"]
