@@ -1,17 +1,15 @@
-"""Runs the demo: brings up a cluster, installs the chart, applies an example and sends it a prompt.
+"""Runs the demo: brings up a cluster, installs the chart, applies an example and asks a question.
 
 `make demo` runs it on the local cluster, `make demo CLUSTER=kind` on kind with a Docker
 engine.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from e2e_support import ROOT, Cluster, CommandFailed, Object, conditions, is_ready
 from stage import (
@@ -28,8 +26,9 @@ from stage import (
 NAMESPACE = "default"
 EXAMPLE = EXAMPLES / "smollm2-cpu.yaml"
 NAME = "smollm2-cpu"
-SERVED_MODEL = "smollm2"
-PROMPT = "The capital of France is"
+PLACE = ("--namespace", NAMESPACE)
+QUESTION = "What is the capital of France?"
+CHAT_OPTIONS = ("--temperature", "0", "--max-tokens", "32")
 READY_WITHIN_SECONDS = 600
 """Time limit in seconds until the example is Ready. It is an estimate: the example usually needs
 much less than a minute, but a slow machine may take ten minutes."""
@@ -128,17 +127,6 @@ def line_of(kind: str, condition: Object, seconds: float) -> str:
     return f"  {seconds:6.1f} s  {state:<20} {condition.get('reason', '')}: {condition['message']}"
 
 
-def ask_through_the_service(cluster: Cluster) -> str:
-    """Send the prompt to the address of the Service object, and return the completion."""
-    body = json.dumps({"model": SERVED_MODEL, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
-    url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"
-    print(f"POST {url}\n{body}", flush=True)
-    script = Path(__file__).with_name("ask.py")
-    answer = cluster.run(sys.executable, str(script), url, stdin=body)
-    text: str = json.loads(answer)["choices"][0]["text"]
-    return text
-
-
 CLUSTERS: dict[str, Callable[[str, Steps], tuple[Cluster, Images, str | None, list[str]]]] = {
     "local": local_cluster,
     "kind": kind_cluster,
@@ -146,16 +134,13 @@ CLUSTERS: dict[str, Callable[[str, Steps], tuple[Cluster, Images, str | None, li
 
 
 def print_next_commands(prefix: Sequence[str]) -> None:
-    """Print three commands that a user would try next."""
+    """Print commands that a user would try next."""
     enter = "".join(f"{word} " for word in prefix)
-    prompt = '{"prompt": "The moon is", "max_tokens": 16}'
     print("\nNext:")
     print(f"  {enter}kubectl get llm -o wide")
-    if prefix:
-        url = f"http://{NAME}.{NAMESPACE}.svc/generate"
-        print(f"  {enter}exec -- python3 e2e/ask.py {url} <<< '{prompt}'")
-    else:
-        print(f"  kubectl port-forward service/{NAME} 8000:80")
+    plugin = f"{enter}exec -- .venv/bin/kubectl-llm" if prefix else "kubectl llm"
+    print(f"  {plugin} chat {NAME}")
+    print(f"  {plugin} top {NAME}")
     print(f"  {enter}kubectl describe llm {NAME}")
     print("\n`make clean` removes the local cluster and all caches; a kind cluster stays.")
 
@@ -175,15 +160,16 @@ def main() -> int:
         with steps.step(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}, until Ready"):
             cluster.apply(EXAMPLE, NAMESPACE)
             watch_until_ready(cluster)
-        with steps.step("A question"):
-            answer = ask_through_the_service(cluster)
+        with steps.step(f'kubectl llm chat {NAME} "{QUESTION}"'):
+            cluster.show("kubectl", "llm", "chat", NAME, QUESTION, *CHAT_OPTIONS, *PLACE)
+        with steps.step(f"kubectl llm status {NAME}"):
+            cluster.show("kubectl", "llm", "status", NAME, *PLACE)
     except (CommandFailed, subprocess.CalledProcessError) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
     except FileNotFoundError as error:
         print(f"\ndemo: {error.filename} is not installed or not on PATH", file=sys.stderr)
         return 1
-    print(f"\n  {PROMPT}\033[1m{answer}\033[0m" if sys.stdout.isatty() else f"\n  {PROMPT}{answer}")
     steps.print_table()
     print_next_commands(prefix)
     return 0

@@ -51,6 +51,17 @@ class Cluster:
             raise CommandFailed(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
         return done.stdout
 
+    def show(self, *command: str) -> None:
+        """Run a command in the cluster's network. Its output goes to the terminal at once.
+
+        Raises:
+            CommandFailed: the command failed.
+
+        """
+        status = subprocess.run([*self.prefix, *command], cwd=ROOT, check=False).returncode
+        if status:
+            raise CommandFailed(f"{' '.join(command)}: ended with status {status}")
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl; return its standard output."""
         return self.run("kubectl", *arguments, stdin=stdin)

@@ -258,6 +258,37 @@ def test_a_router_answers_and_streams_while_its_pickers_are_killed(
     assert pod_states(service.router_pods()) == pod_states(pods)
 
 
+def test_the_plugin_of_kubectl_shows_asks_and_measures_the_service(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    def llm(*arguments: str) -> str:
+        return cluster.kubectl("llm", *arguments, "--namespace", namespace)
+
+    question = "What is the capital of France?"
+    assert "Paris" in llm("chat", NAME, question, "--temperature=0", "--max-tokens=32")
+
+    assert "/v1/chat/completions" in llm("logs", NAME, "--tail=50")
+
+    told = json.loads(llm("status", NAME, "-o", "json"))
+    top = json.loads(llm("top", NAME, "-o", "json"))
+    assert [each["state"] for each in told["replicas"]] == ["Ready"]
+    assert [each["pod"] for each in top["replicas"]] == [each["name"] for each in told["replicas"]]
+    (replica,) = top["replicas"]
+    assert replica.pop("phase") == "ready"
+    # The metrics server needs ten requests before it knows the load.
+    assert replica.pop("loadPercent") is not None or "requests" in top["notes"][0]
+    assert None not in replica.values(), top
+    assert len(top["routers"]) == 2, top
+    assert all(each["picksPerSecond"] is not None for each in top["routers"]), top
+
+    load = ("--seconds=2", "--clients=2", "--prompt-words=10", "--max-tokens=8")
+    measured = json.loads(llm("bench", NAME, *load, "-o", "json"))
+    assert measured["failures"] == 0
+    assert measured["requests"] >= 2
+    assert measured["ttft"]["p50"] > 0
+    assert measured["itl"]["p50"] > 0
+
+
 def test_deleting_the_llmservice_removes_everything(
     cluster: Cluster, namespace: str, served: Object
 ) -> None:
