@@ -196,6 +196,7 @@ def test_the_garbage_collector_waits_for_the_end_of_the_imports(
 
     monkeypatch.setattr(compat, "_find", find)
     monkeypatch.setattr(compat, "_stop_at_the_first_wrong_item", lambda: None)
+    gc.unfreeze()
     try:
         with pytest.raises(ImportError) if fails else nullcontext():
             compat.load_vllm.__wrapped__()
