@@ -40,7 +40,7 @@ _NO_METRIC = re.compile(
     r"""\{[^}]*\}|\[[^\]]*\]|"[^"]*"|\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"""
 )
 """Parts of a query of Prometheus that contain no name of a metric."""
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?!\s*\(|[a-zA-Z0-9_:])")
+_NAME = re.compile(r"(?<![\w:])[a-zA-Z_:][a-zA-Z0-9_:]*(?!\s*\(|[a-zA-Z0-9_:])")
 _OPERATORS = {"and", "or", "unless", "bool", "offset"}
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -99,6 +99,14 @@ class ReplicaIdentity(_Answer):
     uid: Name
 
 
+class _KeyTokens(_Answer):
+    """Tokens of an API key in the body of `GET /autoscale`."""
+
+    key: Name
+    prompt: Amount
+    generated: Amount
+
+
 class UsageReport(_Answer):
     """The body of `GET /autoscale`."""
 
@@ -119,6 +127,14 @@ class UsageReport(_Answer):
     replica: ReplicaIdentity | None = None
     gpu_duty_cycle_percent: Amount | None = None
     adapters: tuple[_Adapter, ...] | None = None
+    keys: tuple[_KeyTokens, ...] | None = None
+
+    @property
+    def tokens_by_key(self) -> Mapping[str, float] | None:
+        """Return the tokens of each API key; None if the server does not report them."""
+        if self.keys is None:
+            return None
+        return {each.key: each.prompt + each.generated for each in self.keys}
 
     def snapshot(self, now: float) -> Snapshot:
         """Return the snapshot for the scaling core, as of the Unix time `now` in seconds."""

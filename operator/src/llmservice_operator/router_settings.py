@@ -5,6 +5,7 @@ This module imports little, because each of these processes keeps what it import
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,6 +37,28 @@ class StepPrior(BaseModel):
     prefill: float = Field(ge=0)
     sequence: float = Field(ge=0)
     kv: float = Field(ge=0)
+
+
+class ClientLimits(BaseModel):
+    """Limits of a client. None is no limit.
+
+    The fields are those of `routing.limits.Limits`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)
+    concurrent: int | None = Field(None, ge=1)
+
+
+class LimitsOfClients(BaseModel):
+    """The limits of all clients, by the names of their API keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default: ClientLimits = ClientLimits()
+    keys: Mapping[str, ClientLimits] = Field(default_factory=dict)
 
 
 class RouterSettings(ProcessSettings):
@@ -78,6 +101,10 @@ class RouterSettings(ProcessSettings):
     api_keys_directory: Path | None = None
     """Folder of a mounted Secret; the content of every file is a key. With None, requests need no
     key."""
+    client_limits: Annotated[
+        LimitsOfClients | None, from_text(LimitsOfClients.model_validate_json)
+    ] = Field(None, description='JSON such as {"default": {"requests": 60}, "keys": {}}')
+    """Limits of the owners of API keys. None if they have none."""
     tls_directory: Path | None = None
     """Folder of a mounted Secret with tls.crt and tls.key. With None, clients speak plain HTTP."""
     max_body_bytes: int = Field(
@@ -122,5 +149,7 @@ class RouterSettings(ProcessSettings):
         A setting with its default value has no variable.
         """
         told = self.model_dump(mode="json", exclude_defaults=True)
-        prior = {"step_prior": self.step_prior.model_dump_json()}
-        return {f"{ROUTER_PREFIX}{name.upper()}": str(it) for name, it in (told | prior).items()}
+        told["step_prior"] = self.step_prior.model_dump_json()
+        if self.client_limits is not None:
+            told["client_limits"] = self.client_limits.model_dump_json(exclude_defaults=True)
+        return {f"{ROUTER_PREFIX}{name.upper()}": str(it) for name, it in told.items()}

@@ -5,7 +5,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,13 +128,14 @@ class Pod:
         *,
         reports: Sequence[Snapshot | None] | None = None,
         draining: Sequence[FakeReplica] = (),
+        key_tokens: Mapping[str, float] | None = None,
     ) -> None:
         """Tell first Envoy and then the pickers which replicas there are.
 
         Envoy must know a replica before a picker chooses it.
         """
         await self.tell_envoy(replicas)
-        self.tell_pickers(replicas, reports=reports, draining=draining)
+        self.tell_pickers(replicas, reports=reports, draining=draining, key_tokens=key_tokens)
 
     async def tell_envoy(self, replicas: Sequence[FakeReplica]) -> None:
         self._write_endpoints(replicas)
@@ -149,10 +150,12 @@ class Pod:
         draining: Sequence[FakeReplica] = (),
         cache_tokens: float = 100_000,
         others: Sequence[str] = (),
+        key_tokens: Mapping[str, float] | None = None,
     ) -> None:
         """Tell the pickers which replicas there are.
 
-        `others` are addresses of further pickers, which may follow those of this pod.
+        `others` are addresses of further pickers, which may follow those of this pod. `key_tokens`
+        are the tokens that each replica has counted for each API key.
         """
         views = tuple(
             ReplicaView(
@@ -161,6 +164,7 @@ class Pod:
                 is_draining=each in draining,
                 report=report,
                 cache_tokens=cache_tokens,
+                key_tokens=key_tokens,
             )
             for each, report in zip(replicas, reports or [None] * len(replicas), strict=True)
         )

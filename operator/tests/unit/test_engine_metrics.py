@@ -73,6 +73,7 @@ async def test_a_server_that_is_too_old_for_latencies_and_engines_is_understood(
     assert answer.latencies is None
     assert answer.snapshot.engines == 1
     assert answer.snapshot.pipeline_stages == 1
+    assert (await metrics.report(engine.address)).tokens_by_key is None
 
 
 async def test_a_server_tells_who_it_is_and_what_it_has_left(

@@ -46,6 +46,12 @@ WANTED: dict[str, tuple[OperatorSettings, dict[str, Any], dict[str, Any], bool]]
     "the default has changed": (SETTINGS, {"replicas": 2}, recorded("Starting"), True),
     "it was switched off": (SETTINGS, {"replicas": 2}, recorded("Stopping"), False),
     "TLS": (SETTINGS, {"service": {"tls": {"secretName": "c"}}}, {}, True),
+    "limits": (
+        SETTINGS,
+        {"auth": {"apiKeysSecretRef": {"name": "k"}, "limits": {"requestsPerMinute": 1}}},
+        {},
+        True,
+    ),
 }
 
 

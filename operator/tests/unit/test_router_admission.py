@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from llmservice_operator.router.admission import NO_KEY, Admission, ApiKeys
+from llmservice_operator.router.admission import NO_CLIENT, NO_KEY, Admission, ApiKeys
 from llmservice_server.keys import ApiKeys as ServerKeys
 
 HEADERS: list[list[tuple[str, bytes]]] = [
@@ -35,7 +35,8 @@ def test_router_and_model_server_accept_the_same_keys(
     keys: Path, headers: list[tuple[str, bytes]]
 ) -> None:
     by_server = ServerKeys(keys).find((name.encode(), value) for name, value in headers)
-    assert ApiKeys(keys).find(headers) == (by_server and by_server.digest)
+    expected = None if by_server is None else (by_server.name, by_server.digest.hex())
+    assert ApiKeys(keys).find(headers) == expected
 
 
 def test_a_changed_secret_is_read_within_a_second(keys: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_changed_secret_is_read_within_a_second(keys: Path) -> None:
 def test_an_empty_secret_admits_no_request(tmp_path: Path) -> None:
     admission = Admission(ApiKeys(tmp_path))
     assert admission.admit({":method": b"POST", ":path": b"/v1/models"}) is NO_KEY
-    assert Admission(None).admit({":method": b"POST", ":path": b"/v1/models"}) == ""
+    assert Admission(None).admit({":method": b"POST", ":path": b"/v1/models"}) is NO_CLIENT
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_an_empty_secret_admits_no_request(tmp_path: Path) -> None:
 )
 def test_a_probe_needs_no_key(tmp_path: Path, method: bytes, path: bytes, is_open: bool) -> None:
     admitted = Admission(ApiKeys(tmp_path)).admit({":method": method, ":path": path})
-    assert admitted == ("" if is_open else NO_KEY)
+    assert admitted == (NO_CLIENT if is_open else NO_KEY)
 
 
 def test_the_question_of_a_browser_needs_no_key(tmp_path: Path) -> None:
@@ -79,4 +80,4 @@ def test_the_question_of_a_browser_needs_no_key(tmp_path: Path) -> None:
         "origin": b"http://a",
         "access-control-request-method": b"POST",
     }
-    assert Admission(ApiKeys(tmp_path)).admit(headers) == ""
+    assert Admission(ApiKeys(tmp_path)).admit(headers) is NO_CLIENT

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from llmservice_operator.router.bodies import MAX_COMMAS, BodyReader, read_body
+from llmservice_operator.router.bodies import MAX_COMMAS, MOST_TOKENS, BodyReader, read_body
 from llmservice_operator.routing.prompts import prompt_of
 
 
@@ -25,6 +25,31 @@ def test_a_body_names_the_stored_response_that_it_continues() -> None:
     assert read_body(_chat(1)).previous == ""
     assert read_body(_chat(1, previous_response_id="resp_1")).previous == "resp_1"
     assert read_body(_chat(1, previous_response_id=["resp_1"])).previous == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens", "answers"),
+    [
+        ({}, None, 1),
+        ({"max_tokens": 7}, 7, 1),
+        ({"max_completion_tokens": 7, "max_tokens": 5, "n": 3}, 7, 3),
+        ({"max_output_tokens": 0}, 0, 1),
+        ({"max_tokens": -1, "n": "3", "best_of": 4}, None, 4),
+        ({"max_tokens": 10**30, "n": True}, MOST_TOKENS, 1),
+        ({"max_tokens": 9, "prompt": ["a", "b"], "n": 2}, 9, 4),
+        ({"max_tokens": 9, "prompt": [1, 2, 3]}, 9, 1),
+    ],
+)
+def test_a_body_tells_the_longest_answer(
+    fields: dict[str, object], tokens: int | None, answers: int
+) -> None:
+    body = read_body(json.dumps(fields).encode())
+    assert (body.is_text, body.answer_tokens, body.answers) == (True, tokens, answers)
+
+
+def test_the_size_of_a_file_tells_nothing_about_tokens() -> None:
+    assert not read_body(b"--boundary\r\n").is_text
+    assert read_body(b' {"a": ').is_text
 
 
 def test_the_beginning_of_a_body_has_the_prefix_of_the_whole() -> None:

@@ -15,7 +15,7 @@ from llmservice_operator.children import Context, build_all
 from llmservice_operator.cluster import Cache
 from llmservice_operator.desired.router import NO_ROUTER, RouterDecision
 from llmservice_operator.kinds import PODS
-from llmservice_operator.router_settings import RouterSettings
+from llmservice_operator.router_settings import ClientLimits, LimitsOfClients, RouterSettings
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_service
@@ -193,6 +193,21 @@ def test_the_process_gets_the_settings_of_the_spec() -> None:
     mounts = {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
     folders = {found.api_keys_directory, found.tls_directory, found.run_directory}
     assert {str(each) for each in folders} <= mounts
+
+
+def test_the_router_gets_the_limits_of_each_key_and_those_of_all_others() -> None:
+    limits = {
+        "requestsPerMinute": 60,
+        "tokensPerMinute": 1000,
+        "keys": [{"name": "batch", "requestsPerMinute": 5, "concurrentRequests": 2}],
+    }
+    auth = {"apiKeysSecretRef": {"name": "keys"}, "limits": limits}
+    found = settings_of(pod_of({"auth": auth})).client_limits
+    assert found == LimitsOfClients(
+        default=ClientLimits(requests=60, tokens=1000),
+        keys={"batch": ClientLimits(requests=5, tokens=1000, concurrent=2)},
+    )
+    assert settings_of(pod_of({})).client_limits is None
 
 
 def test_the_ports_of_the_process_are_those_of_its_container_and_objects() -> None:

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmservice_operator.api.router_messages import RefusedRequest, RouterReport
 from llmservice_operator.router import picker_status
-from llmservice_operator.router.picker_metrics import PickerMetrics
+from llmservice_operator.router.picker_metrics import MOST_KEYS, PickerMetrics
 from llmservice_operator.router.picker_status import PickerStatus, read_status, serve_status
 from llmservice_operator.routing.replica import Dispatch
 from llmservice_operator.routing.router import Pick
@@ -54,6 +54,18 @@ def test_the_saved_share_of_the_prompts_is_that_which_the_router_relies_on() -> 
     assert found["llmservice_router_cached_prompt_tokens_total"] == 600
     assert found["llmservice_router_picks_total least_work"] == 1
     assert found["llmservice_router_picks_total least_requests"] == 1
+
+
+def test_the_metrics_of_keys_are_bounded() -> None:
+    metrics = PickerMetrics()
+    for at in range(MOST_KEYS + 5):
+        metrics.note_admitted(f"key-{at}")
+        metrics.note_limited(f"key-{at}", "tokens")
+    found = values(metrics)
+    assert found["llmservice_router_key_requests_total key-7"] == 1
+    assert found["llmservice_router_key_requests_total other"] == 5
+    assert found["llmservice_router_key_limited_total other tokens"] == 5
+    assert len([name for name in found if "key_requests" in name]) == MOST_KEYS + 1
 
 
 def test_a_gauge_is_read_at_each_scrape() -> None:

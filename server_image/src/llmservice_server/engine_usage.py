@@ -296,6 +296,7 @@ class EngineUsage:
             "pipelineStages": self.limits.pipeline_stages,
             "maxSequences": self.limits.max_sequences,
             "maxStepTokens": self.limits.max_step_tokens,
+            "keys": self.keys.report(),
             **({} if adapters is None else {"adapters": adapters}),
         }
 

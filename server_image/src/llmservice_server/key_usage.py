@@ -62,6 +62,13 @@ class KeyUsage:
         usage.prompt_tokens += request.num_prompt_tokens
         usage.generated_tokens += request.num_generation_tokens
 
+    def report(self) -> list[dict[str, object]]:
+        """Return the tokens of each key for /autoscale. Any thread may call this."""
+        return [
+            {"key": key, "prompt": used.prompt_tokens, "generated": used.generated_tokens}
+            for key, used in self.by_key.copy().items()
+        ]
+
     def _of(self, key: str) -> Usage:
         if key not in self.by_key and len(self.by_key) >= MOST_KEYS:
             key = OTHER_KEYS

@@ -23,6 +23,7 @@ from llmservice_operator.desired.environment import REQUEST_TIMEOUT_SECONDS
 from llmservice_operator.engine_metrics import UsageReport
 from llmservice_server import errors, failures, routers, stored_responses
 from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
+from llmservice_server.key_usage import Usage
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
 from llmservice_server.settings import ServerSettings
@@ -178,6 +179,7 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
     usage.limits = EngineLimits(16, 2048, 1000, engines=2, pipeline_stages=2)
     usage.unfinished = lambda: 3
     usage.prompts = lambda: [100, 20]
+    usage.keys.by_key["team-a"] = Usage(prompt_tokens=7, generated_tokens=5)
     usage.gpu_duty_cycle_percent = lambda: 90.0
     # Every counter has a different value, so that no counter can be confused with another.
     for number, name in enumerate(vars(usage.counters), 1):
@@ -195,7 +197,10 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
     assert report.counters.model_dump(by_alias=True, exclude_unset=True, mode="json") == (
         body.pop("counters")
     )
-    assert report.model_dump(by_alias=True, exclude={"counters"}, exclude_unset=True) == body
+    assert report.model_dump(by_alias=True, exclude={"counters"}, exclude_unset=True) == body | {
+        "keys": tuple(body["keys"])
+    }
+    assert report.tokens_by_key == {"team-a": 12}
     assert report.replica is not None
     assert report.replica.model_dump() == IDENTITY
     snapshot = report.snapshot(now=1060.0)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import ATOMIC, Fields, Rule, matches
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule, keyed_by, matches
 from llmservice_operator.api.labels import (
     KEY_LENGTH,
     KEY_PATTERN,
@@ -111,6 +111,44 @@ class ServiceObject(Fields):
     )
 
 
+Requests = Annotated[int, Field(ge=1, le=1_000_000)]
+Tokens = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class ClientLimits(Fields):
+    requests_per_minute: Requests | None = None
+    """Maximum number of requests in any 60 seconds. Further ones are refused with status 429 and
+    the header Retry-After. Default: no limit."""
+    tokens_per_minute: Tokens | None = None
+    """Maximum number of tokens, of prompts and answers together, of the requests that are sent in
+    any 60 seconds. Until a request has ended, its estimated prompt and its max_tokens count. An
+    answer without max_tokens counts with its expected length until it has ended, and can exceed
+    the limit. Default: no limit."""
+    concurrent_requests: Requests | None = None
+    """Maximum number of requests in progress at the same time, including those that wait in the
+    router. Default: no limit."""
+
+
+class LimitsOfKey(ClientLimits):
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the API key: its key in the Secret of apiKeysSecretRef."""
+
+
+class Limits(ClientLimits):
+    """Limits of each API key, unless `keys` sets others."""
+
+    keys: Annotated[
+        tuple[LimitsOfKey, ...], Field(max_length=100, json_schema_extra=keyed_by("name"))
+    ] = ()
+    """Limits of single API keys. A field that is not set here has the value of the limit for all
+    keys."""
+
+    def of_key(self, key: LimitsOfKey) -> ClientLimits:
+        """Return the limits of a key, with those for all keys where it sets none."""
+        set_ = key.model_dump(exclude_none=True, exclude={"name"})
+        return ClientLimits(**{**self.model_dump(exclude={"keys"}), **set_})
+
+
 class Auth(Fields):
     api_keys_secret_ref: ApiKeysSecret
     """Secret with the API keys. Every request except `/health` and `/ping` must carry one of the
@@ -122,3 +160,21 @@ class Auth(Fields):
     the latency of its own requests which prompts other clients have sent. With true, a prompt that
     several clients send, such as a system prompt, is computed and stored once for each key. A model
     server that is older than this field ignores it."""
+    limits: Limits | None = None
+    """Limits of the requests and tokens of each API key. The router applies them, so setting this
+    field also switches the router on. Requests that reach the replicas without the router, such as
+    those before the router is ready, are not limited. Default: no limits."""
+
+
+LIMITS_NEED_ROUTER: Final = Rule(
+    "auth.limits",
+    cel="!has(self.auth) || !has(self.auth.limits) || !has(self.router) || "
+    "((!has(self.router.enabled) || self.router.enabled) && self.router.mode == 'Proxy')",
+    message="requires the router, which applies the limits: remove router.enabled: false and "
+    "router.mode, or remove it",
+    holds=lambda spec: (
+        not (spec.auth and spec.auth.limits)
+        or (spec.router_settings.enabled is not False and spec.router_settings.mode == "Proxy")
+    ),
+)
+"""Rule of the whole spec."""

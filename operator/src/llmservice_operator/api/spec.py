@@ -19,7 +19,7 @@ from llmservice_operator.api.accelerator import (
     AcceleratorType,
     Parallelism,
 )
-from llmservice_operator.api.access import Auth, ServiceObject
+from llmservice_operator.api.access import LIMITS_NEED_ROUTER, Auth, ServiceObject
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule, quantity_value
@@ -211,6 +211,7 @@ class LLMServiceSpec(Fields):
                 spec.service.tls is None or spec.router_settings.mode is RouterMode.PROXY
             ),
         ),
+        LIMITS_NEED_ROUTER,
         Rule(
             "auth.isolatePrefixCache",
             cel="!has(self.auth) || !self.auth.isolatePrefixCache || !has(self.engine) || "

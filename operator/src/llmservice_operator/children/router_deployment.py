@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.access import Auth, ClientLimits
 from llmservice_operator.api.router import Router
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.desired.applied import applied_field
@@ -16,7 +17,8 @@ from llmservice_operator.desired.router import router_drain_seconds, router_grac
 from llmservice_operator.desired.step_prior import prior_of
 from llmservice_operator.desired.volumes import OWNER_AND_GROUP_READ, keys_source
 from llmservice_operator.kinds import DEPLOYMENTS
-from llmservice_operator.router_settings import RouterSettings, StepPrior
+from llmservice_operator.router_settings import ClientLimits as RouterClientLimits
+from llmservice_operator.router_settings import LimitsOfClients, RouterSettings, StepPrior
 from llmservice_operator.workload.deployment import REVISION_HISTORY_LIMIT, REVISION_LABEL
 from llmservice_operator.workload.pod_template import (
     FAILED_PROBE_GRACE_SECONDS,
@@ -119,6 +121,7 @@ def router_settings(context: Context) -> RouterSettings:
         picker_port=names.ROUTER_PICKER_PORT,
         gateway_port=names.ROUTER_GATEWAY_PORT if context.router.has_pool else None,
         api_keys_directory=None if service.spec.auth is None else Path(names.API_KEYS_PATH),
+        client_limits=_client_limits(service.spec.auth),
         tls_directory=None if service.spec.service.tls is None else Path(names.TLS_PATH),
         max_held_requests=router.max_held_requests,
         hold_timeout_seconds=router.hold_timeout_seconds,
@@ -131,6 +134,24 @@ def router_settings(context: Context) -> RouterSettings:
     if mebibytes is None:
         return settings
     return settings.model_copy(update={"max_body_bytes": mebibytes * MEBIBYTE})
+
+
+def _client_limits(auth: Auth | None) -> LimitsOfClients | None:
+    if auth is None or auth.limits is None:
+        return None
+    limits = auth.limits
+    return LimitsOfClients(
+        default=_limits_of(limits),
+        keys={each.name: _limits_of(limits.of_key(each)) for each in limits.keys},
+    )
+
+
+def _limits_of(limits: ClientLimits) -> RouterClientLimits:
+    return RouterClientLimits(
+        requests=limits.requests_per_minute,
+        tokens=limits.tokens_per_minute,
+        concurrent=limits.concurrent_requests,
+    )
 
 
 def _container(context: Context, settings: RouterSettings) -> dict[str, Any]:

@@ -92,8 +92,10 @@ def is_router_wanted(service: LLMService, settings: OperatorSettings) -> bool:
         return spec.router_settings.enabled
     if recorded is not None and recorded.phase is not RouterPhase.STOPPING:
         return True
-    is_requested = spec.service.tls is not None or (
-        spec.router_settings.mode is RouterMode.INFERENCE_POOL
+    is_requested = (
+        spec.service.tls is not None
+        or (spec.auth is not None and spec.auth.limits is not None)
+        or spec.router_settings.mode is RouterMode.INFERENCE_POOL
     )
     return is_requested or (settings.router_by_default and spec.most_replicas > 1)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,16 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Client(NamedTuple):
+    """The sender of a request."""
+
+    name: str = ""
+    """Name of the API key in the Secret. It is no secret. Empty if the request needs no key."""
+    digest: str = ""
+    """Digest of the API key. Empty if the request needs no key."""
+
+
+NO_CLIENT: Final = Client()
 NO_KEY: Final = Refusal(
     401,
     "send a valid API key in the header Authorization: Bearer KEY",
@@ -52,12 +62,13 @@ class ApiKeys:
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
         self._clock = clock
-        self._digests: tuple[bytes, ...] = ()
+        self._names: Mapping[bytes, str] = {}
+        """The name of each key, by the digest of the key."""
         self._seen: object = None
         self._look_at = clock()
 
-    def find(self, headers: Iterable[tuple[str, bytes]]) -> bytes | None:
-        """Return the digest of the valid key in the headers; None if they contain no valid key.
+    def find(self, headers: Iterable[tuple[str, bytes]]) -> Client | None:
+        """Return the owner of the valid key in the headers; None if they contain no valid key.
 
         OpenAI's clients send it in the header Authorization: Bearer, and Anthropic's clients in the
         header x-api-key.
@@ -67,9 +78,9 @@ class ApiKeys:
         # Every key is compared by its digest, so the time does not reveal which key matches, or how
         # many of its characters match.
         matches = [
-            valid
+            Client(name, valid.hex())
             for given in presented
-            for valid in self._digests
+            for valid, name in self._names.items()
             if hmac.compare_digest(given, valid)
         ]
         return matches[0] if matches else None
@@ -90,7 +101,7 @@ class ApiKeys:
             found = [(path.name, s.st_ino, s.st_mtime_ns, s.st_size) for path, s in files]
             if found == self._seen:
                 return
-            keys = [path.read_bytes().strip() for path, _ in files]
+            keys = {path.name: path.read_bytes().strip() for path, _ in files}
         except OSError as error:
             # A file may vanish while the kubelet replaces the folder.
             logger.warning(
@@ -98,10 +109,10 @@ class ApiKeys:
                 os.strerror(error.errno or 0),
             )
             return
-        self._digests = tuple(_digest(key) for key in keys if key)
+        self._names = {_digest(key): name for name, key in keys.items() if key}
         self._seen = found
-        logger.info("read %d API keys", len(self._digests))
-        if not self._digests:
+        logger.info("read %d API keys", len(self._names))
+        if not self._names:
             logger.error("there is no API key in the mounted Secret: every request is refused")
 
 
@@ -112,15 +123,11 @@ class Admission:
         """If `keys` is None, requests need no key."""
         self._keys = keys
 
-    def admit(self, headers: Mapping[str, bytes]) -> str | Refusal:
-        """Return the digest of the sender's key, or a refusal if the headers contain no valid key.
-
-        The digest tells senders apart. It is empty if the request needs no key.
-        """
+    def admit(self, headers: Mapping[str, bytes]) -> Client | Refusal:
+        """Return the sender, or a refusal if the headers contain no valid key."""
         if self._keys is None or is_open(headers):
-            return ""
-        key = self._keys.find(headers.items())
-        return NO_KEY if key is None else key.hex()
+            return NO_CLIENT
+        return self._keys.find(headers.items()) or NO_KEY
 
 
 def is_open(headers: Mapping[str, bytes]) -> bool:

@@ -19,6 +19,12 @@ MAX_COMMAS: Final = 64 * 1024
 """Largest number of commas in a body that is parsed as JSON. They separate its values. With more
 values, the parser would block the interpreter for too long, so the body counts as text."""
 
+_ANSWER_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""Fields with the maximum length of an answer, in all APIs."""
+
+MOST_TOKENS: Final = 10**12
+"""Numbers above this one count as this one."""
+
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 
 
@@ -33,6 +39,12 @@ class Body(NamedTuple):
     digest: bytes
     previous: str = ""
     """Identifier of the stored response that the request continues; empty if there is none."""
+    is_text: bool = True
+    """Whether the body is JSON, so that its size tells the number of tokens."""
+    answer_tokens: int | None = None
+    """Maximum length of each answer in tokens. None if the client sets no limit."""
+    answers: int = 1
+    """Number of answers that the client asks for."""
 
 
 NO_BODY: Final = Body(Prompt((), 0), 0, False, b"")
@@ -57,7 +69,7 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
 
     The whole text of a body that is not JSON counts as the prompt.
     """
-    unseen, previous = max(0, (announced or 0) - len(body)), ""
+    unseen, previous, answer = max(0, (announced or 0) - len(body)), "", _Answer()
     digest = sha256(b"%d " % unseen)
     digest.update(body)
     parsed = _parse(body)
@@ -69,8 +81,32 @@ def read_body(body: bytes, announced: int | None = None) -> Body:
         is_stream = parsed.get("stream") is True
         if isinstance(continued := parsed.get("previous_response_id"), str):
             previous = continued
+        answer = _answer_of(parsed)
     whole = replace(prompt, size=prompt.size + unseen)
-    return Body(whole, len(body), is_stream, digest.digest(), previous)
+    is_text = parsed is not None or body.lstrip().startswith(b"{")
+    return Body(whole, len(body), is_stream, digest.digest(), previous, is_text, *answer)
+
+
+class _Answer(NamedTuple):
+    tokens: int | None = None
+    number: int = 1
+
+
+def _answer_of(body: Mapping[str, Any]) -> _Answer:
+    """Return how many tokens each answer to a request may have, and how many answers it has."""
+    limits = [found for name in _ANSWER_LIMITS if (found := _number(body.get(name))) is not None]
+    prompts = body.get("prompt")
+    # A list of numbers is one prompt.
+    parts = prompts if isinstance(prompts, list) else []
+    several = len(parts) if any(isinstance(each, (str, list)) for each in parts) else 1
+    each = max(_number(body.get("n")) or 1, _number(body.get("best_of")) or 1)
+    return _Answer(max(limits, default=None), each * several)
+
+
+def _number(value: Any) -> int | None:
+    """Return a whole number that is not negative; None for any other value."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return min(value, MOST_TOKENS) if is_number else None
 
 
 def _parse(body: bytes) -> Mapping[str, Any] | None:

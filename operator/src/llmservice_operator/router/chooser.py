@@ -17,10 +17,11 @@ from llmservice_operator.routing.handover import (
     sent,
 )
 from llmservice_operator.routing.holding import End, Holding, Request
+from llmservice_operator.routing.limits import Limiter
 from llmservice_operator.routing.owners import Owners, digest_of
 from llmservice_operator.routing.prefixes import PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
-from llmservice_operator.routing.replica import Replica
+from llmservice_operator.routing.replica import GUESSED_ANSWERS, Replica
 from llmservice_operator.routing.router import Pick, Router
 
 Policy = Literal["LeastWork", "LeastRequest"]
@@ -65,6 +66,8 @@ class Chooser:
     """Whether the supervisor has told the picker which replicas exist."""
     owners: Owners = field(default_factory=Owners)
     """The replicas of stored responses."""
+    limiter: Limiter | None = None
+    """The limits of clients; None if they have none."""
     _address_of: dict[str, str] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
     _waiting: dict[int, asyncio.Future[Chosen]] = field(default_factory=dict)
@@ -79,6 +82,8 @@ class Chooser:
         for name in self._address_of.keys() - {each.name for each in replicas}:
             self.router.remove(name)
             self.owners.forget(name)
+            if self.limiter is not None:
+                self.limiter.remove(name)
         self._address_of = {each.name: each.address for each in replicas}
         for each in replicas:
             # A replica without a report is chosen by the number of its requests.
@@ -91,6 +96,9 @@ class Chooser:
 
     def _hear(self, view: ReplicaView) -> None:
         replica, report = self.router.replicas[view.name], view.report
+        if self.limiter is not None and report is not None and view.key_tokens is not None:
+            at, tokens = report.at, view.key_tokens
+            self.limiter.hear(view.name, report.started, at, tokens, self.clock())
         # A line repeats a report until the replica sends the next one.
         is_new = report is not None and (replica.report is None or replica.report.at != report.at)
         if report is not None and is_new and self.policy == "LeastWork":
@@ -135,10 +143,13 @@ class Chooser:
 
     def note_owner(self, identifier: str, address: str) -> None:
         """Note that the replica at an address has stored a response."""
-        for name, each in self._address_of.items():
-            if each == address:
-                self.owners.note(identifier, name)
-                self.tell(Stored(name, digest_of(identifier)))
+        if name := self.name_of(address):
+            self.owners.note(identifier, name)
+            self.tell(Stored(name, digest_of(identifier)))
+
+    def name_of(self, address: str) -> str:
+        """Return the name of the replica at an address; empty if there is none."""
+        return next((name for name, each in self._address_of.items() if each == address), "")
 
     async def choose(
         self,
@@ -178,6 +189,26 @@ class Chooser:
             if chosen.done() and not is_over:  # the client left
                 self.ended(chosen.result())
         return chosen.result() if chosen.done() else None
+
+    def expected_tokens(self, prompt: Prompt) -> tuple[float, float]:
+        """Return the expected tokens of a prompt, and those of its answer."""
+        means = (each.answers.mean for each in self.router.replicas.values())
+        mean = max(means, default=GUESSED_ANSWERS.mean)
+        answer = self.router.answers.expected(prompt.source, mean)
+        return prompt.size / self.router.bytes_per_token.value, answer
+
+    def tokens_until(self, chosen: Chosen, begun: float | None, now: float) -> float:
+        """Return how many tokens a request has probably used until a time.
+
+        `begun` is the time at which its answer began. If it is None, the request was computed
+        without an answer that the client could see.
+        """
+        dispatch, replica = chosen.pick.dispatch, self.router.replicas.get(chosen.replica)
+        if begun is None:
+            begun = dispatch.sent + (chosen.pick.seconds or 0.0)
+        if replica is None or begun > now:
+            return dispatch.tokens
+        return dispatch.tokens + replica.answered(dispatch._replace(started=begun), now)
 
     def started(self, chosen: Chosen, address: str) -> None:
         """Note the first token of an answer, which came from `address`."""

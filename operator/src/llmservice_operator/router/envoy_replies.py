@@ -21,7 +21,7 @@ def local_replies(settings: RouterSettings) -> Config:
             ),
             reply(status(431), 431, "the headers are too long; send fewer or shorter ones"),
             reply(status(403), 403, "the router serves no other protocol; send no header Upgrade"),
-            *(reply(status(code), code, None) for code in (400, 401, 404, 502, 503)),
+            *(reply(status(code), code, None) for code in (400, 401, 404, 429, 502, 503)),
         ]
     }
 

@@ -10,15 +10,17 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
 from llmservice_operator.names import HELD_HEADER, STORED_HEADER
-from llmservice_operator.router.admission import Admission, Refusal, is_open
+from llmservice_operator.router.admission import NO_CLIENT, Admission, Client, Refusal, is_open
 from llmservice_operator.router.bodies import NO_BODY, Body, BodyReader
 from llmservice_operator.router.chooser import Chooser, Chosen
+from llmservice_operator.router.client_limits import ClientLimits
 from llmservice_operator.router.deadly import DeadlyRequests
 from llmservice_operator.router.envoy_names import SEEN_BODY_BYTES, SMALL_BODY_BYTES, STORED_PATH
 from llmservice_operator.router.grants import WAIT_SECONDS, Grants
 from llmservice_operator.router.messages import (
     CONTINUE_HEADERS,
     CONTINUE_RESPONSE,
+    add_headers,
     choose,
     refuse,
     wait,
@@ -26,6 +28,7 @@ from llmservice_operator.router.messages import (
 from llmservice_operator.router.picker_metrics import PickerMetrics
 from llmservice_operator.routing.answers import source_of
 from llmservice_operator.routing.holding import TooManyHeld
+from llmservice_operator.routing.settlements import Reservation
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +90,8 @@ class Parts:
     metrics: PickerMetrics
     forwarder: str | None
     """Address and port of the forwarder, which holds streams; None if there is none."""
+    client_limits: ClientLimits | None = None
+    """The limits of clients; None if they have none."""
 
 
 @dataclass
@@ -103,7 +108,11 @@ class Exchange:
     _outcome: str = "client_left"
     """Outcome for the metrics. A client may leave before there is another one."""
     _is_stream: bool = False
-    _key: str = ""
+    _client: Client = NO_CLIENT
+    _reserved: Reservation | None = None
+    _begun: float | None = None
+    """Time at which the answer began."""
+    _is_success: bool = False
     _digest: bytes = b""
     _among: frozenset[str] | None = None
     """Names of the only replicas that may be chosen; None if all may."""
@@ -133,6 +142,7 @@ class Exchange:
                 await self.stream.write(answer)
         finally:
             self._give_back()
+            self._end_reservation()
             if not self.is_forwarded:  # the forwarder's clients have been counted already
                 self.parts.metrics.note_outcome(self._outcome)
             if self._chosen is not None:
@@ -143,7 +153,9 @@ class Exchange:
         if refusal := self._refusal():
             return refusal
         if message.end_of_stream:
-            return await self._choose(NO_BODY, has_body=False)
+            return self._reserve(NO_BODY) or await self._choose(NO_BODY, has_body=False)
+        if self._limits is not None and (refusal := self._limits.refusal(self._client)):
+            return refusal
         announced = self._announced()
         size = SEEN_BODY_BYTES if announced is None else min(announced, SEEN_BODY_BYTES)
         if size > SMALL_BODY_BYTES:
@@ -161,7 +173,7 @@ class Exchange:
         body = await self.parts.bodies.read(content, self._announced())
         if body.is_stream:
             # The length of another answer is not seen, because it begins only when it is complete.
-            source = source_of(self._key, _path(self._headers))
+            source = source_of(self._client.digest, _path(self._headers))
             body = body._replace(prompt=replace(body.prompt, source=source))
         self._digest, self._is_stream = body.digest, body.is_stream
         if body.size >= SEEN_BODY_BYTES:
@@ -169,14 +181,41 @@ class Exchange:
             self._give_back()
         if self.parts.deadly.seconds_refused(body.digest, self.parts.chooser.clock()):
             return _DEADLY
-        return await self._choose(body, has_body=True)
+        return self._reserve(body) or await self._choose(body, has_body=True)
 
     def _refusal(self) -> Refusal | None:
         admitted = self.parts.admission.admit(self._headers)
         if isinstance(admitted, Refusal):
             return admitted
-        self._key = admitted
+        self._client = admitted
         return None
+
+    @property
+    def _limits(self) -> ClientLimits | None:
+        """The limits that apply to the request. One from the forwarder was admitted before."""
+        is_limited = bool(self._client.name) and not self.is_forwarded
+        return self.parts.client_limits if is_limited else None
+
+    def _reserve(self, body: Body) -> Refusal | None:
+        if self._limits is None:
+            return None
+        admitted = self._limits.admit(self._client, _path(self._headers), body)
+        if isinstance(admitted, Refusal):
+            return admitted
+        self._reserved = admitted
+        return None
+
+    def _end_reservation(self) -> None:
+        if self._limits is None or self._reserved is None:
+            return
+        if self._chosen is not None:
+            # An answer that is no stream begins only when it is complete.
+            is_whole = self._begun is not None and not (self._is_stream and self._is_success)
+            self._limits.end(self._reserved, self._chosen, self._begun, is_whole=is_whole)
+        elif self._outcome == "forwarded":
+            self._limits.end_forwarded(self._reserved)
+        else:
+            self._limits.cancel(self._reserved)
 
     async def _choose(self, body: Body, *, has_body: bool) -> bytes | Refusal:
         """Choose addresses for the request, and return the message with them."""
@@ -202,6 +241,8 @@ class Exchange:
             addresses, self._outcome = [forwarder], "forwarded"
         else:
             self._outcome = "sent"
+            if self._limits is not None and self._reserved is not None:
+                self._limits.sent(self._reserved, self._chosen)
             self.parts.metrics.note_pick(self._chosen.pick, self._chosen.reason)
             if self.is_forwarded or self._chosen.reason == "held":
                 self.parts.metrics.note_held(held)
@@ -246,7 +287,7 @@ class Exchange:
         return await self.parts.chooser.choose(
             body.prompt,
             body.size,
-            self._key,
+            self._client.digest,
             seconds,
             tell,
             self._among,
@@ -255,6 +296,7 @@ class Exchange:
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
         self._give_back()
+        self._begun = self.parts.chooser.clock()
         attributes = message.attributes[_FILTER].fields
         address = attributes["upstream.address"].string_value
         self._note_response(message.response_headers, address)
@@ -267,14 +309,20 @@ class Exchange:
                     "two replicas ended with the request %s: it is refused for 10 minutes",
                     self._digest.hex(),
                 )
-        return CONTINUE_RESPONSE
+        if self._limits is None:
+            return CONTINUE_RESPONSE
+        if self._reserved is not None and self._chosen is not None:
+            self._limits.answered(self._reserved, self._chosen, address)
+        return add_headers(self._limits.headers(self._client))
 
     def _note_response(self, response: pb.HttpHeaders, address: str) -> None:
         """Note that the replica at an address has begun its answer."""
         if self._chosen is not None:
             self._note_first_token(self._chosen, address)
         for header in response.headers.headers:
-            if header.key == STORED_HEADER:
+            if header.key == ":status":
+                self._is_success = header.raw_value == b"200"
+            elif header.key == STORED_HEADER:
                 self.parts.chooser.note_owner(header.raw_value.decode("latin-1"), address)
 
     def _note_first_token(self, chosen: Chosen, address: str) -> None:

@@ -124,7 +124,7 @@ class Followers:
         follower = self._followers[host] = _Follower()
         # No choice is made between this copy and the first message.
         chooser = self._chooser
-        copy = copy_of(chooser.router, chooser.owners, chooser.clock())
+        copy = copy_of(chooser.router, chooser.owners, chooser.clock(), chooser.limiter)
         try:
             await context.send_initial_metadata(())
             for messages in _lists(map(handover_wire.encode, copy)):

@@ -106,7 +106,7 @@ class Following:
         form.
         """
         chooser, is_copied = self._chooser, False
-        other = OtherRouter(chooser.router, chooser.owners, self._numbers)
+        other = OtherRouter(chooser.router, chooser.owners, self._numbers, chooser.limiter)
         try:
             async with aclosing(_messages(address, self._identity)) as lists:
                 async for messages in lists:

@@ -1,8 +1,9 @@
 """The messages to Envoy's filter ext_proc."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from llmservice_operator.router.admission import Refusal
@@ -15,6 +16,8 @@ from llmservice_operator.router.envoy_names import (
 
 LEAST_HELD_SECONDS: Final = 0.001
 """Shortest hold of a request, in seconds, that the replica is told."""
+
+_OVERWRITE: Final = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 # Messages that never change are serialized once.
 CONTINUE_HEADERS: Final[bytes] = pb.ProcessingResponse(
@@ -55,6 +58,14 @@ def choose(
     return bytes(message.SerializeToString())
 
 
+def add_headers(headers: Mapping[str, str]) -> bytes:
+    """Return the message that adds headers to the response of a replica."""
+    message = pb.ProcessingResponse()
+    message.response_headers.SetInParent()
+    _set(message.response_headers.response.header_mutation, headers)
+    return bytes(message.SerializeToString())
+
+
 def refuse(refusal: Refusal) -> bytes:
     """Return the message that ends a request with a refusal.
 
@@ -65,7 +76,12 @@ def refuse(refusal: Refusal) -> bytes:
     response.status.code = refusal.status
     response.body = refusal.message.encode()
     response.details = f"picker_{refusal.status}"
-    for name, value in refusal.headers.items():
-        header = response.headers.set_headers.add().header
-        header.key, header.raw_value = name, value.encode()
+    _set(response.headers, refusal.headers)
     return bytes(message.SerializeToString())
+
+
+def _set(mutation: pb.HeaderMutation, headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        option = mutation.set_headers.add()
+        option.header.key, option.header.raw_value = name, value.encode()
+        option.append_action = _OVERWRITE

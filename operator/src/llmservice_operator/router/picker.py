@@ -23,6 +23,7 @@ from llmservice_operator.router import replica_view
 from llmservice_operator.router.admission import Admission, ApiKeys
 from llmservice_operator.router.bodies import BodyReader
 from llmservice_operator.router.chooser import Chooser
+from llmservice_operator.router.client_limits import ClientLimits, limiter_of
 from llmservice_operator.router.deadly import DeadlyRequests
 from llmservice_operator.router.envoy_names import FORWARDED_METADATA, SEEN_BODY_BYTES
 from llmservice_operator.router.exchange import Exchange, Limits, Parts
@@ -92,7 +93,11 @@ class Picker:
         self._gateway_server: GatewayServer | None = None
         self._followers = Followers(chooser, identity, lambda: self._is_ready)
         chooser.tell = self._followers.tell
-        deadly, metrics = DeadlyRequests(), PickerMetrics()
+        deadly, metrics, limits = DeadlyRequests(), PickerMetrics(), None
+        if settings.client_limits is not None:
+            chooser.limiter = limiter_of(settings.client_limits)
+            chooser.limiter.tell = self._followers.tell
+            limits = ClientLimits(chooser.limiter, chooser, metrics)
         metrics.watch("held_requests", "Requests that the picker holds", lambda: len(holding))
         metrics.watch(
             "refused_digests",
@@ -111,6 +116,7 @@ class Picker:
             metrics=metrics,
             # No Gateway reaches the forwarder.
             forwarder=(None if settings.gateway_port else f"127.0.0.1:{settings.forwarder_port}"),
+            client_limits=limits,
         )
 
     async def run(self) -> int:

@@ -11,6 +11,12 @@ SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 PREFIX: Final = "llmservice_router"
 
+MOST_KEYS: Final = 100
+"""Maximum number of keys that are counted separately. A Secret whose keys are often replaced would
+otherwise add metrics for ever."""
+OTHER_KEYS: Final = "other"
+"""Name under which all further keys are counted together."""
+
 
 class PickerMetrics:
     """Counts the requests of clients, the picks, and how well the picks were foreseen."""
@@ -38,6 +44,13 @@ class PickerMetrics:
             "first_token_error_seconds", "Difference between the expected and the real time"
         )
         self._held = self._seconds("held_seconds", "Time for which a request was held")
+        self._admitted = self._counter(
+            "key_requests", "Requests that the limits of their API key admitted", "key"
+        )
+        self._limited = self._counter(
+            "key_limited", "Requests that a limit of their API key refused", "key", "limit"
+        )
+        self._keys: set[str] = set()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self._registry)
@@ -79,6 +92,19 @@ class PickerMetrics:
     def note_refused_digest(self) -> None:
         """Count a request that is refused from now on."""
         self._refused.inc()
+
+    def note_admitted(self, key: str) -> None:
+        """Count a request that the limits of the key of this name have admitted."""
+        self._admitted.labels(self._label(key)).inc()
+
+    def note_limited(self, key: str, limit: str) -> None:
+        """Count a request that a limit of the key of this name has refused."""
+        self._limited.labels(self._label(key), limit).inc()
+
+    def _label(self, key: str) -> str:
+        if len(self._keys) < MOST_KEYS:
+            self._keys.add(key)
+        return key if key in self._keys else OTHER_KEYS
 
     def render(self) -> bytes:
         """Return the text for Prometheus."""

@@ -47,7 +47,7 @@ class PodMetrics:
         self._folder = settings.run_directory
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._registry.register(_PodCollector(replicas, updates, processes))
+        self._registry.register(_PodCollector(settings, replicas, updates, processes))
 
     async def render(self) -> bytes:
         return b"".join(
@@ -82,8 +82,13 @@ class _PodCollector(Collector):
     """Reads the values when they are scraped."""
 
     def __init__(
-        self, replicas: Replicas, updates: ReplicaUpdates, processes: Sequence[ChildProcess]
+        self,
+        settings: RouterSettings,
+        replicas: Replicas,
+        updates: ReplicaUpdates,
+        processes: Sequence[ChildProcess],
     ) -> None:
+        self._settings = settings
         self._replicas = replicas
         self._updates = updates
         self._processes = processes
@@ -110,6 +115,11 @@ class _PodCollector(Collector):
         lists.add_metric(("accepted",), self._updates.accepted)
         lists.add_metric(("refused",), self._updates.refused)
         yield lists
+        yield GaugeMetricFamily(
+            "llmservice_router_client_limits",
+            "1 if API keys have limits, which the picker applies; otherwise 0",
+            self._settings.client_limits is not None,
+        )
         yield CounterMetricFamily(
             "llmservice_router_ejections",
             "Replicas that lost their requests because they did not confirm their identity",

@@ -4,6 +4,7 @@ The supervisor writes one line of JSON to the picker's standard input every seco
 change of the replicas. Each line is complete and replaces the previous line.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
@@ -20,7 +21,7 @@ from llmservice_operator.scaling.signals import Snapshot
 
 LONGEST_LINE: Final = 4 * 1024**2
 """Longest line in bytes. A replica takes about 2 KiB, so this is enough for 1,000 replicas. The
-adapters are left out of a line that would be longer."""
+adapters and the tokens by key are left out of a line that would be longer."""
 
 ADDRESS_FORM: Final = r"^([0-9.]+|\[[0-9a-f:.]+\]):[0-9]{1,5}$"
 """An IP address and a port. An IPv6 address is in brackets."""
@@ -52,6 +53,9 @@ class ReplicaView:
     """Number of prompt tokens for which the replica's prefix cache has room."""
     adapters: tuple[str, ...] = ()
     """Names of the LoRA adapters that the replica has loaded."""
+    key_tokens: Mapping[str, Annotated[float, Field(ge=0)]] | None = None
+    """Number of tokens that the replica has counted for each API key, by its name. None if the
+    replica does not report them, or if no client has limits."""
 
 
 @with_config(ConfigDict(allow_inf_nan=False))
@@ -71,7 +75,7 @@ def encode(view: View) -> bytes:
     """Return the line with this content, including its line break."""
     line = _VIEW.dump_json(view)
     if len(line) >= LONGEST_LINE:
-        without = tuple(replace(each, adapters=()) for each in view.replicas)
+        without = tuple(replace(each, adapters=(), key_tokens=None) for each in view.replicas)
         line = _VIEW.dump_json(replace(view, replicas=without))
     return line + b"\n"
 

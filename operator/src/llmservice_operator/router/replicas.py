@@ -249,6 +249,7 @@ class Replicas:
             adapters=tuple(
                 each.name for each in report.adapters or () if each.state == ADAPTER_LOADED
             ),
+            key_tokens=None if settings.client_limits is None else report.tokens_by_key,
         )
 
 

@@ -3,16 +3,18 @@
 A router sends a message for each dispatch, first token and end of its own requests. A router that
 follows it counts these requests like its own. Both get the reports of the same replicas, so both
 learn the same from them. A router that begins to follow first gets a copy of all that the other one
-knows. The messages contain hashes and numbers, and never a prompt or a key.
+knows. The messages contain hashes, numbers and names of API keys, and never a prompt or a key.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import inf
 from typing import Final, Literal
 
+from llmservice_operator.routing.limits import Counted, Limiter, Used
 from llmservice_operator.routing.owners import DIGEST_BYTES, Owners
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.ratios import Evidence
@@ -119,7 +121,19 @@ class Copied:
     kind: Literal["copied"] = "copied"
 
 
-Message = Sent | Started | Ended | Stored | OpenRequest | Cached | OfReplica | OfAll | Copied
+Message = (
+    Sent
+    | Started
+    | Ended
+    | Stored
+    | OpenRequest
+    | Cached
+    | OfReplica
+    | OfAll
+    | Counted
+    | Used
+    | Copied
+)
 
 
 def sent(number: int, prompt: Prompt, pick: Pick) -> Sent:
@@ -128,7 +142,9 @@ def sent(number: int, prompt: Prompt, pick: Pick) -> Sent:
     return Sent(number, pick.replica, dispatch, _pack(prompt.chain))
 
 
-def copy_of(router: Router, owners: Owners, now: float) -> Iterator[Message]:
+def copy_of(
+    router: Router, owners: Owners, now: float, limiter: Limiter | None = None
+) -> Iterator[Message]:
     """Return all that a router knows, except the requests of the routers that it follows.
 
     The copy does not change with the router. Its blocks, which may be many, are packed one message
@@ -152,6 +168,7 @@ def copy_of(router: Router, owners: Owners, now: float) -> Iterator[Message]:
         for name, digests in owners.digests().items()
         for at in range(0, len(digests), MESSAGE_DIGESTS * DIGEST_BYTES)
     ]
+    small += () if limiter is None else limiter.copy(now)
     caches = [
         (name, each.report.started, each.index.blocks())
         for name, each in router.replicas.items()
@@ -177,8 +194,12 @@ class OtherRouter:
     router: Router
     owners: Owners
     numbers: Iterator[int]
+    limiter: Limiter | None = None
+    """The limits of clients; None if they have none."""
     _number_of: dict[int, int] = field(default_factory=dict)
     """Number of each open request, by the number that the other router gave it."""
+    _in_progress: Counter[str] = field(default_factory=Counter)
+    """Number of requests in progress, by client."""
 
     def apply(self, message: Message, now: float) -> None:
         """Process a message of the other router."""
@@ -203,6 +224,8 @@ class OtherRouter:
                 self._adopt(message)
             case OfAll(learned):
                 router.adopt(learned, now)
+            case Counted() | Used():
+                self._count(message, now)
             case Copied():
                 router.recount()
 
@@ -212,6 +235,14 @@ class OtherRouter:
             self.router.forget(number)
         self._number_of.clear()
         self.router.recount()
+        for client, number in self._in_progress.items():
+            if self.limiter is not None:
+                self.limiter.lose(client, number)
+        self._in_progress.clear()
+
+    def _count(self, message: Counted | Used, now: float) -> None:
+        if self.limiter is not None and (change := self.limiter.follow(message, now)):
+            self._in_progress[message.client] += change
 
     def _add(self, number: int) -> int:
         if len(self._number_of) >= MOST_FOLLOWED:
