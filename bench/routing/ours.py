@@ -90,6 +90,8 @@ class Ours(Policy):
     """One in this many prompts consists of images: many bytes for few tokens. 0 for no such prompt.
     """
     holds: bool = True
+    keyed: bool = False
+    """Whether each client of the trace has an API key of its own."""
     holding: Holding | None = None
     next_report: dict[int, float] = field(default_factory=dict)
     sent: deque[tuple[int, Snapshot]] = field(default_factory=deque)
@@ -114,7 +116,8 @@ class Ours(Policy):
         is_image = self.image_every and request % self.image_every == 0
         prompt = self.texts.prompt(request, IMAGE_FACTOR if is_image else 1.0)
         if self.holds:
-            pick = self.holding.pick(Request(request, prompt), now)
+            key = str(view.trace.client[request]) if self.keyed else ""
+            pick = self.holding.pick(Request(request, prompt, key=key), now)
         else:
             pick = self.holding.router.pick(request, prompt, now)
         if pick is None:

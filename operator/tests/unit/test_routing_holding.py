@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from llmservice_operator.routing.holding import (
+    FLOOD_REQUESTS,
     HELD_TURN,
     Counts,
     End,
@@ -110,6 +111,47 @@ def test_a_held_request_gets_its_turn_however_many_others_are_in_time() -> None:
         sent = [*sent[1:], wanted.number]
     assert len(released(made, 0.0)) == 1
     assert len(made) == 0
+
+
+def test_a_flood_does_not_wait_in_a_replica_where_it_would_delay_others() -> None:
+    made = holding("a")
+    made.pick(request(0.2, "other"), 0.0)
+    for _ in range(3 * FLOOD_REQUESTS):
+        made.pick(request(0.2, "flood"), 0.0)
+    assert len(made) > FLOOD_REQUESTS
+    sent = list(made.router.replicas["a"].waiting)
+    for now in range(1, 4):
+        finish(made, sent, float(now))
+        sent = released(made, float(now))
+        # One at a time, although the limit of the first token would allow many more.
+        assert len(sent) == 1
+        assert made.pick(request(0.2, "flood"), float(now)) is None
+    other = request(0.2, "other")
+    pick = made.pick(other, 3.0)
+    assert pick is not None
+    assert pick.seconds is not None
+    assert pick.seconds < 0.6
+
+
+def test_a_key_alone_may_fill_the_replicas_up_to_the_limit() -> None:
+    made = holding("a")
+    for _ in range(3 * FLOOD_REQUESTS):
+        made.pick(request(0.2, "only"), 0.0)
+    finish(made, list(made.router.replicas["a"].waiting)[:5], 1.0)
+    assert made.pick(request(0.2, "only"), 1.0) is not None
+
+
+def test_the_work_of_a_key_is_remembered_while_none_of_its_requests_is_held() -> None:
+    made = holding()
+    before = request(8.0, "busy")
+    assert made.pick(before, 0.0) is None
+    made.router.hear("a", REPORT, CACHE_TOKENS)
+    assert released(made, 0.0) == [before.number]
+    busy, idle = request(1.0, "busy"), request(1.0, "idle")
+    for each in (busy, idle):
+        assert made.pick(each, 0.0) is None
+    finish(made, [before.number], 1.0)
+    assert released(made, 1.0)[0] == idle.number
 
 
 def test_keys_take_turns_by_the_work_that_they_were_given() -> None:

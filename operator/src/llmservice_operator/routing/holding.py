@@ -4,10 +4,14 @@ A replica computes prompts in the order of their arrival. If a whole burst is se
 request that is late in any case delays all those behind it, and soon every request is late. While
 such a request is held, the requests that can still be in time pass it. After 32 other dispatches,
 the first held request is sent next, so that held requests are sent even during a long overload.
+
+Held requests of different API keys take turns by seconds of work. If many requests of a key are
+held, and the key asks for much more work than the others, it gets a replica only when the replica
+has nothing else to compute. A flood of requests therefore delays mostly the key that sends it.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from heapq import nsmallest
@@ -18,10 +22,18 @@ from typing import Final, NamedTuple
 from llmservice_operator.errors import OperatorError
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Choice, Pick, Router
+from llmservice_operator.routing.shares import Shares
 
 FREE_SECONDS: Final = 0.1
 """A replica counts as free if its present work delays a new request by at most this time in
 seconds. With 0, an engine would run dry before its next request arrives."""
+
+IDLE_SECONDS: Final = 0.02
+"""The same time for the requests of a flood. It is about one step, so that the other keys hardly
+wait for these requests."""
+
+FLOOD_REQUESTS: Final = 32
+"""Number of held requests of one key above which they can be a flood."""
 
 HELD_TURN: Final = 32
 """Number of other dispatches after which the first held request is the next one to be sent."""
@@ -66,7 +78,7 @@ class Request(NamedTuple):
     size: int = 0
     """Bytes of the body, which are kept in memory while the request is held."""
     key: str = ""
-    """The sender. Held requests of different keys take turns."""
+    """The sender. Held requests of different keys take turns by seconds of work."""
     priority: int = 0
     """Held requests with a greater priority go first."""
     deadline: float = inf
@@ -77,34 +89,27 @@ class Request(NamedTuple):
 
 @dataclass
 class _Queue:
-    """Held requests of one priority. The key with the least work so far is served next."""
+    """Held requests of one priority. The key with the least recent work is served next."""
 
     of_key: dict[str, deque[Request]] = field(default_factory=dict)
-    given: dict[str, float] = field(default_factory=dict)
-    """For each key with held requests, the work so far: the bytes of its prompts that were sent. A
-    new key starts with the least work of the other keys, so that it does not get ahead of them."""
 
     def add(self, request: Request) -> None:
-        if request.key not in self.of_key:
-            self.of_key[request.key] = deque()
-            self.given[request.key] = min(self.given.values(), default=0.0)
-        self.of_key[request.key].append(request)
+        self.of_key.setdefault(request.key, deque()).append(request)
 
-    def first(self, number: int) -> list[Request]:
-        """Return at most `number` requests in the order in which they should be sent."""
-        keys = nsmallest(number, self.given, key=self.given.__getitem__)
+    def first(self, number: int, work: Callable[[str], float]) -> list[Request]:
+        """Return at most `number` requests in the order in which they should be sent.
+
+        `work` returns the recent work of a key.
+        """
+        keys = nsmallest(number, self.of_key, key=work)
         rounds = zip_longest(*(islice(self.of_key[key], number) for key in keys))
         return [each for turn in rounds for each in turn if each is not None][:number]
-
-    def give(self, request: Request) -> None:
-        self.given[request.key] += max(request.prompt.size, 1)
-        self.remove(request)
 
     def remove(self, request: Request) -> None:
         requests = self.of_key[request.key]
         requests.remove(request)
         if not requests:
-            del self.of_key[request.key], self.given[request.key]
+            del self.of_key[request.key]
 
 
 @dataclass
@@ -120,6 +125,10 @@ class Holding:
     """Queue of each priority with held requests."""
     _held: dict[int, Request] = field(default_factory=dict, init=False)
     _bytes: int = field(default=0, init=False)
+    _asked: Shares = field(default_factory=Shares, init=False)
+    """Work of the requests that arrived."""
+    _sent: Shares = field(default_factory=Shares, init=False)
+    """Work of the requests that were sent."""
     _passed: int = field(default=0, init=False)
     """Number of consecutive dispatches that passed the first held request."""
 
@@ -134,9 +143,11 @@ class Holding:
         """
         if request.priority >= max(self._queues, default=request.priority):
             choice = self.router.choose(request.prompt, now, among=request.among)
-            if choice is not None and not self._is_late(choice):
+            if choice is not None:
+                self._asked.add(request.key, self.router.seconds_of(choice), now)
+            if choice is not None and self._may_pass(request, choice, now):
                 self._passed += 1 if self._held else 0
-                return self.router.send(request.number, request.prompt, choice)
+                return self._send(request, choice, now)
         if len(self) >= self.most_requests or self._bytes + request.size > self.most_bytes:
             self.counts.refused += 1
             raise TooManyHeld(
@@ -147,6 +158,20 @@ class Holding:
         self._bytes += request.size
         self._queues.setdefault(request.priority, _Queue()).add(request)
         return None
+
+    def _may_pass(self, request: Request, choice: Choice, now: float) -> bool:
+        """Whether a new request is sent at once.
+
+        The requests of a flood do not wait in a replica, where they would delay those of the other
+        keys.
+        """
+        if self._is_flood(request, now):
+            return choice.starts_within(IDLE_SECONDS)
+        return not self._is_late(choice)
+
+    def _send(self, request: Request, choice: Choice, now: float) -> Pick:
+        self._sent.add(request.key, self.router.seconds_of(choice), now)
+        return self.router.send(request.number, request.prompt, choice)
 
     def _is_late(self, choice: Choice) -> bool:
         """Whether the first token is expected after the limit.
@@ -166,16 +191,18 @@ class Holding:
         Each call ends, because a replica that was given a request is no longer free.
         """
         while self._held:
-            candidates = self._queues[max(self._queues)].first(CANDIDATES)
+            candidates = self._queues[max(self._queues)].first(
+                CANDIDATES, lambda key: self._sent.work(key, now)
+            )
             found = self._next(candidates, now)
             if found is None:
                 return
             request, choice = found
             self._passed = 0 if request is candidates[0] else self._passed + 1
-            self._queues[request.priority].give(request)
+            self._queues[request.priority].remove(request)
             self._forget(request)
             self.counts.released += 1
-            yield request, self.router.send(request.number, request.prompt, choice)
+            yield request, self._send(request, choice, now)
 
     def _next(self, candidates: Sequence[Request], now: float) -> tuple[Request, Choice] | None:
         """Return the held request that is sent now, and its replica.
@@ -193,10 +220,20 @@ class Holding:
         else:
             for request in candidates:
                 choice = self.router.choose(request.prompt, now, among=request.among)
-                if choice is not None and choice.starts_within(FREE_SECONDS):
+                if choice is not None and choice.starts_within(self._free_seconds(request, now)):
                     return request, choice
-            choice = self.router.choose(first.prompt, now, FREE_SECONDS, first.among)
+            most_wait = self._free_seconds(first, now)
+            choice = self.router.choose(first.prompt, now, most_wait, first.among)
         return None if choice is None else (first, choice)
+
+    def _free_seconds(self, request: Request, now: float) -> float:
+        return IDLE_SECONDS if self._is_flood(request, now) else FREE_SECONDS
+
+    def _is_flood(self, request: Request, now: float) -> bool:
+        """Whether many requests of a key are held, and it asks for more than its share of work."""
+        queue = self._queues.get(request.priority)
+        held = 0 if queue is None else len(queue.of_key.get(request.key, ()))
+        return held >= FLOOD_REQUESTS and self._asked.is_exceeded(request.key, now)
 
     def expired(self, now: float) -> list[Request]:
         """Remove the held requests whose deadline has passed, and return them."""

@@ -194,15 +194,19 @@ class Router:
 
     def send(self, number: int, prompt: Prompt, choice: Choice) -> Pick:
         """Count a request at the replica that was chosen for it."""
-        name, dispatch, wait, prompt_seconds = choice
+        name, dispatch, wait, _ = choice
         replica = self.replicas[name]
         replica.send(number, dispatch)
         replica.index.add(prompt.chain)
         self._where[number] = name
         self._sent.add(1.0, dispatch.sent)
-        work = prompt_seconds + replica.seconds_of_answer(dispatch)
-        self._work.add(work, dispatch.sent)
+        self._work.add(self.seconds_of(choice), dispatch.sent)
         return Pick(name, None if wait is None else wait.first_token, dispatch)
+
+    def seconds_of(self, choice: Choice) -> float:
+        """Return the seconds of work of a request in the replica that was chosen for it."""
+        answer = self.replicas[choice.replica].seconds_of_answer(choice.dispatch)
+        return choice.prompt_seconds + answer
 
     def _delayed_requests(self, replicas: int, now: float) -> float:
         """Return how many later requests one more second of work delays in a replica, for each
