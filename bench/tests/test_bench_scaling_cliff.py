@@ -2,7 +2,8 @@
 
 from scaling.cliff import MOST_FALL, examined
 
-SAMPLE = range(150)
+SAMPLE = (*range(145), 1100, 1366, 4303, 5623, 8497)
+"""The last ones had cliffs: their prompts are much shorter than a step."""
 
 
 def test_no_small_change_of_a_limit_changes_the_capacity_much() -> None:

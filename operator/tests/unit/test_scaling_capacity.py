@@ -182,6 +182,15 @@ def test_prompts_that_queue_miss_the_ttft() -> None:
     assert misses(6, mix(2000, 1), TRUTH, LIMITS, ttft_only).ttft < 0.02 * queued
 
 
+def test_short_prompts_do_not_wait_for_full_steps() -> None:
+    # A full step of this engine takes longer than the limit, but it would compute 100 prompts.
+    assert TRUTH.fixed + LIMITS.max_step_tokens * TRUTH.prefill > 0.07
+    short, ttft_only = mix(20, 30), ServiceLevelObjective(0.035, None)
+
+    assert misses(200, short, TRUTH, LIMITS, ttft_only).ttft < 0.01
+    assert misses(200, short, TRUTH, LIMITS, replace(ttft_only, ttft_seconds=0.01)).ttft > 0.9
+
+
 @pytest.mark.parametrize("unit", [0.01, 1000.0])
 def test_misses_do_not_depend_on_the_unit_of_time(unit: float) -> None:
     requests = RequestMix(
@@ -192,7 +201,7 @@ def test_misses_do_not_depend_on_the_unit_of_time(unit: float) -> None:
     found = misses(16 / unit, requests, TRUTH.scaled(unit), LIMITS, slo)
 
     assert found == pytest.approx(misses(16, requests, TRUTH, LIMITS, ServiceLevelObjective()))
-    assert min(found.itl, found.ttft) > 0.001
+    assert min(found.itl, found.ttft) > 0.0005
 
 
 @pytest.mark.parametrize("more", [-1e-6, 1e-6])

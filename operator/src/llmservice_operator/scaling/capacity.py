@@ -17,9 +17,12 @@ from llmservice_operator.scaling.step_model import StepModel
 
 BISECTIONS = 24
 
-REACH = 1.25
+REACH = 1.1
 """Ratio of a limit to the latency on an idle replica, at and above which the limit applies in full.
 Below this ratio, nearly any other request breaks the limit, so the limit is gradually left out."""
+
+HOPELESS = 0.8
+"""Ratio of a limit to the latency on an idle replica, at and below which the limit is left out."""
 
 UNREACHABLE = 3.0
 """Multiple of the latency on an idle replica to which a request is held whose limit no replica
@@ -133,19 +136,19 @@ def _raised_limits(
 
 
 def _unreached(limit: float, idle: float) -> float:
-    """Return how far a limit is from being attainable: 0 from REACH times the latency on an idle
-    engine, 1 up to that latency.
+    """Return how far a limit is left out: 0 from REACH times the latency on an idle engine, 1 up to
+    HOPELESS times that latency.
     """
     if limit >= REACH * idle:
         return 0.0
-    return min((REACH - limit / idle) / (REACH - 1), 1.0)
+    return min((REACH - limit / idle) / (REACH - HOPELESS), 1.0)
 
 
 def _raised(limit: float, idle: float) -> float:
     """Return a limit that a request with this latency on an idle engine attains.
 
     It is continuous in both arguments, and rises from REACH to UNREACHABLE times `idle` while
-    `limit` falls from REACH times `idle` to `idle`.
+    `limit` falls from REACH to HOPELESS times `idle`.
     """
     unreached = _unreached(limit, idle)
     if unreached == 0:

@@ -262,13 +262,18 @@ class Engine:
             return 1.0
         wait = load.rate * mix.prompts.mean_square * per_token**2 / (2 * (1 - busy))
         half_plain_step = load.step / (1 - load.prefill_share) / 2
-        half_full_step = budget * per_token / 2
+        # A step of a queue computes the prompts that arrived during the step before it. Long
+        # prompts fill it, while a queue of short ones rarely does.
+        met = mix.prompts.mean_square / max(mix.prompts.mean, 1.0)
+        filled = min((load.rate * mix.prompts.mean * 2 * half_plain_step + met) / budget, 1.0)
+        queue_step = load.step + filled * budget * model.prefill
         missed = 0.0
         for (tokens, share), ttft in zip(mix.prompts.points, self.ttft_limits, strict=True):
-            # Without a queue, a prompt waits for the running step. In a queue, prompts fill whole
-            # steps, and the first token of a prompt is sent when the prompt's last step ends.
+            # Without a queue, a prompt waits for the running step. In a queue of full steps, the
+            # first token of a prompt is sent when the prompt's last step ends. If the steps are not
+            # full, a prompt takes the whole step after the running one.
             alone = half_plain_step + max(1.0, tokens / budget) * load.step + tokens * model.prefill
-            room = ttft - half_full_step - tokens * per_token
+            room = ttft - (1.5 - filled) * queue_step - tokens * per_token
             late = 1.0 if room <= 0 else math.exp(-busy * room / wait) if wait > 0 else 0.0
             missed += share * (busy * late + (1 - busy) * (alone > ttft))
         return missed
