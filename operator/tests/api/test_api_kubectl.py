@@ -30,12 +30,12 @@ def test_wait_ends_when_the_service_is_ready_and_get_shows_it(
     api.create(LLMSERVICES, make_service(name, served))
     until_pods(api, served, name, 1)
     waiting = subprocess.Popen(
-        ["kubectl", "-n", served, "wait", "--for=condition=Ready", f"llm/{name}", "--timeout=30s"],
+        ["kubectl", "-n", served, "wait", "--for=condition=Ready", f"llm/{name}", "--timeout=120s"],
         stdout=subprocess.PIPE,
         text=True,
     )
     make_pods_ready(api, served, name)
-    printed, _ = waiting.communicate(timeout=40)
+    printed, _ = waiting.communicate(timeout=130)
     assert printed.strip() == f"llmservice.llmservice.dev/{name} condition met"
 
     shown = {

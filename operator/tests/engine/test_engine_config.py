@@ -16,7 +16,7 @@ from random_specs import LIKELY, Spec, many_valid_specs
 
 pytest_plugins = ("engine_fixtures",)
 
-RANDOM_SPECS: Final = 300
+RANDOM_SPECS: Final = 200
 ACCEPTED_FLAGS: Final = LIKELY["spec.engine.extraArgs[]"]
 
 DRAFT: Final = "spec.engine.speculativeDecoding"

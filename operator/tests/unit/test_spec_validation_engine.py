@@ -25,6 +25,14 @@ FLAG_FORM = (
 UNSAFE_FLAG = "is set by the operator or unsafe in a shared cluster: remove it"
 
 
+FEW_STEP_TOKENS = (
+    "spec.engine.batching.maxNumBatchedTokens: must be at least "
+    "engine.speculativeDecoding.numSpeculativeTokens + 1, which is what one request needs in a "
+    "step. With adapters, this number times maxNumSeqs. The engine's default may be only 2048. "
+    "Raise it, or lower one of the others"
+)
+
+
 def model(**fields: Any) -> dict[str, Any]:
     return {"model": {"uri": "hf://org/model", **fields}}
 
@@ -39,6 +47,11 @@ def speculation(
     speculative_decoding = {"method": method, "numSpeculativeTokens": 3, **fields}
     engine = {"speculativeDecoding": speculative_decoding, "parallelism": parallelism}
     return {"engine": {key: value for key, value in engine.items() if value is not None}}
+
+
+def seven_guesses(**batching: int) -> dict[str, Any]:
+    engine = speculation("Ngram", numSpeculativeTokens=7)["engine"]
+    return {"engine": engine | {"batching": batching}}
 
 
 def step(first: int, last: int, tokens: int) -> dict[str, int]:
@@ -92,6 +105,14 @@ REFUSED = {
         "spec.engine.batching.maxNumBatchedTokens: must be set to at least maxNumSeqs if "
         "maxNumSeqs is above 2048: every request gets a token in each step, and the "
         "engine's default may be only 2048",
+    ),
+    "fewer tokens in a step than guesses for one request": (
+        seven_guesses(maxNumBatchedTokens=7),
+        FEW_STEP_TOKENS,
+    ),
+    "fewer tokens in a step than guesses for all requests with adapters": (
+        seven_guesses(maxNumSeqs=257) | model(maxLoras=1),
+        FEW_STEP_TOKENS,
     ),
     "long prompts longer than the context": (
         batching(longPrefillTokenThreshold=9, maxModelLen=8),

@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 
 from llmservice_operator.desired.engine_args import build_engine_args
-from llmservice_operator.desired.step_tokens import derived_step_tokens, largest_step
+from llmservice_operator.desired.step_tokens import (
+    derived_step_tokens,
+    largest_step,
+    sequences_of,
+    step_tokens_of,
+)
 from llmservice_operator.scaling.step_model import StepModel
 from operator_support.services import a_service
 
@@ -87,3 +92,57 @@ def test_the_derived_step_is_an_argument_and_a_learned_one_is_not() -> None:
 def test_no_step_keeps_an_itl_that_the_weights_alone_take() -> None:
     assert largest_step(StepModel(0.06, 0.00003, 0.0, 0.0), 50) is None
     assert largest_step(StepModel(0.0, 0.00001, 0.0, 0.0), 1000) == 8192
+
+
+ADAPTERS = {"model": {"uri": QWEN, "maxLoras": 2}}
+
+
+def guessing(tokens: int, accelerator: str = "H100", **batching: Any) -> dict[str, Any]:
+    """Return a spec with adapters and this number of speculative tokens."""
+    return {
+        **ADAPTERS,
+        "accelerator": {"type": "cpu"} if accelerator == "cpu" else {"class": accelerator},
+        "engine": {
+            "batching": batching,
+            "speculativeDecoding": {"method": "Ngram", "numSpeculativeTokens": tokens},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "sequences"),
+    [
+        (guessing(3, maxNumSeqs=16, maxNumBatchedTokens=64), 16),
+        (guessing(3, maxNumBatchedTokens=1024 * 4), None),
+        (guessing(3, maxNumBatchedTokens=1024 * 4 - 1), 256),
+        (guessing(3, maxNumBatchedTokens=100), 25),
+        (guessing(3, maxNumBatchedTokens=1024 * 4, performanceMode="Throughput"), 512),
+        (guessing(7), None),
+        (guessing(8), 2048 // 9),
+        (guessing(8, performanceMode="Throughput"), 4096 // 9),
+        (guessing(7, "cpu"), None),
+        (guessing(16, "cpu"), 2048 // 17),
+        (guessing(7, "cpu", maxNumBatchedTokens=128 * 8), None),
+        (guessing(7, "cpu", maxNumBatchedTokens=80), 10),
+        ({**guessing(8), "model": {"uri": QWEN}}, None),
+        ({**ADAPTERS, "engine": {"batching": {"maxNumBatchedTokens": 8}}}, None),
+    ],
+)
+def test_the_guesses_of_all_requests_with_adapters_fit_into_a_step(
+    spec: dict[str, Any], sequences: int | None
+) -> None:
+    assert sequences_of(a_service(spec)) == sequences
+
+
+@pytest.mark.parametrize("itl", [6, 10, 50, 500])
+@pytest.mark.parametrize("batching", [{}, {"maxNumSeqs": 400}])
+def test_a_step_that_the_operator_derives_has_room_for_the_guesses_as_well(
+    itl: int, batching: dict[str, int]
+) -> None:
+    spec = guessing(3)
+    spec["engine"]["batching"] = batching
+    service = a_service({**spec, "slo": {"itlMilliseconds": itl}})
+    derived = step_tokens_of(service)
+    assert derived is not None
+    # 1024 is the engine's default on an H100.
+    assert derived >= 4 * (sequences_of(service) or 1024)

@@ -12,13 +12,20 @@ from llmservice_operator.api.flags import EngineFlag
 LEAST_STEP_TOKENS = 2048
 """vLLM's smallest default for the number of tokens in a step. It applies to small GPUs and to
 CPUs."""
+SEQUENCES, SEQUENCES_ON_A_LARGE_GPU, SEQUENCES_ON_A_CPU = 256, 1024, 128
+"""vLLM's defaults for the number of concurrent requests of an engine. Throughput doubles them.
+Source: vLLM 0.30 to 0.33, engine/arg_utils.py."""
 
 
 class Batching(Fields):
-    max_num_seqs: Annotated[int, Field(ge=1, le=65_536), EngineFlag("--max-num-seqs")] | None = None
+    max_num_seqs: (
+        Annotated[int, Field(ge=1, le=65_536), EngineFlag("--max-num-seqs", is_computed=True)]
+        | None
+    ) = None
     """Maximum number of requests that each engine of a replica processes at the same time; further
     requests wait. A replica has one engine, or parallelism.data of them. Default: the engine's
-    default for the GPU."""
+    default for the GPU. With adapters and speculative decoding, at most maxNumBatchedTokens ÷
+    (numSpeculativeTokens + 1), which the engine requires."""
     max_num_batched_tokens: (
         Annotated[
             int,

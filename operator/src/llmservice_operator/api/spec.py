@@ -40,6 +40,7 @@ from llmservice_operator.api.route import Route
 from llmservice_operator.api.router import Router, RouterMode
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
+from llmservice_operator.api.step_rules import STEP_RULES
 from llmservice_operator.api.store_rules import RULES_OF_A_STORE
 from llmservice_operator.api.unknown_fields import why_unknown
 from llmservice_operator.errors import InvalidSpec
@@ -191,6 +192,7 @@ class LLMServiceSpec(Fields):
             holds=lambda spec: spec.model.hub_endpoint is None or spec.downloads,
         ),
         *RULES_OF_A_STORE,
+        *STEP_RULES,
         Rule(
             "service.tls",
             cel="!has(self.service) || !has(self.service.tls) || !has(self.router) || "

@@ -19,7 +19,7 @@ from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.desired.extra_args import ExtraFlag, read_extra_args
 from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.desired.speculation import build_speculative_config, check_speculation
-from llmservice_operator.desired.step_tokens import derived_step_tokens
+from llmservice_operator.desired.step_tokens import sequences_of, step_tokens_of
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
@@ -104,12 +104,6 @@ def _gpu_memory(service: LLMService) -> Value:
     return None if percent is None else f"0.{percent:02}"
 
 
-def _step_tokens(service: LLMService) -> Value:
-    batching = service.spec.engine.batching
-    chosen = None if batching is None else batching.max_num_batched_tokens
-    return chosen or derived_step_tokens(service)
-
-
 def _offloaded(service: LLMService) -> Value:
     """Return the memory for the offloaded KV cache in GiB, rounded to 0.001 GiB."""
     kv_cache = service.spec.engine.kv_cache
@@ -147,7 +141,8 @@ COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--max-model-len": _model_len,
     "--gpu-memory-utilization": _gpu_memory,
     "--tensor-parallel-size": lambda service: service.spec.tensor_parallelism or None,
-    "--max-num-batched-tokens": _step_tokens,
+    "--max-num-seqs": sequences_of,
+    "--max-num-batched-tokens": step_tokens_of,
     "--kv-offloading-size": _offloaded,
     "--speculative-config": build_speculative_config,
     "--chat-template": _inline_template,

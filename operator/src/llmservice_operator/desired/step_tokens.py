@@ -1,8 +1,10 @@
-"""Derives the number of tokens that one engine step may compute, so that a prompt does not delay
-other responses.
+"""Derives the number of tokens and of requests in one engine step.
 
 A prefill in the same step as other responses delays each of them by the whole step. With an ITL
 limit, a step must not take longer than that limit.
+
+With adapters and speculative decoding, the engine starts only if a step has room for all guesses of
+the maximum number of requests.
 """
 
 from __future__ import annotations
@@ -10,6 +12,12 @@ from __future__ import annotations
 from typing import Final
 
 from llmservice_operator.api.accelerator import AcceleratorType
+from llmservice_operator.api.batching import (
+    LEAST_STEP_TOKENS,
+    SEQUENCES,
+    SEQUENCES_ON_A_CPU,
+    SEQUENCES_ON_A_LARGE_GPU,
+)
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.step_prior import parameters_in, prior_of
 from llmservice_operator.scaling.hardware import is_known
@@ -59,5 +67,49 @@ def derived_step_tokens(service: LLMService) -> int | None:
     tokens = largest_step(prior_of(spec), itl)
     if tokens is None:
         return None
-    # Each request gets at least one token in a step.
-    return max(tokens, (batching and batching.max_num_seqs) or 0)
+    return max(tokens, ((batching and batching.max_num_seqs) or 1) * _tokens_of_a_request(service))
+
+
+def step_tokens_of(service: LLMService) -> int | None:
+    """Return the number of tokens of a step: that of the spec, or the derived one."""
+    batching = service.spec.engine.batching
+    chosen = None if batching is None else batching.max_num_batched_tokens
+    return chosen or derived_step_tokens(service)
+
+
+def sequences_of(service: LLMService) -> int | None:
+    """Return the maximum number of concurrent requests of an engine.
+
+    Returns None if the spec sets none and the engine's default fits into a step on every GPU.
+    Source of the condition: vLLM 0.30 to 0.33, EngineArgs.create_engine_config.
+    """
+    batching = service.spec.engine.batching
+    if batching is not None and batching.max_num_seqs is not None:
+        return batching.max_num_seqs
+    each = _tokens_of_a_request(service)
+    factor = 2 if batching is not None and batching.performance_mode == "Throughput" else 1
+    on_a_cpu = service.spec.accelerator.type is AcceleratorType.CPU
+    least, most = (
+        (SEQUENCES_ON_A_CPU, SEQUENCES_ON_A_CPU)
+        if on_a_cpu
+        else (SEQUENCES, SEQUENCES_ON_A_LARGE_GPU)
+    )
+    tokens = step_tokens_of(service)
+    if tokens is None:
+        # The engine's default for the tokens of a step grows with that for the requests.
+        tokens = LEAST_STEP_TOKENS * factor
+        most = least
+    if each == 1 or tokens >= most * factor * each:
+        return None
+    return min(least * factor, tokens // each)
+
+
+def _tokens_of_a_request(service: LLMService) -> int:
+    """Return the number of tokens for which the engine requires room in a step, for each request.
+
+    The guesses count only with adapters, because the engine checks them only then.
+    """
+    speculation = service.spec.engine.speculative_decoding
+    if speculation is None or not service.spec.model.takes_adapters:
+        return 1
+    return speculation.num_speculative_tokens + 1

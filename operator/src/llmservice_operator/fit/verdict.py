@@ -8,7 +8,11 @@ from enum import StrEnum
 from typing import Final
 
 from llmservice_operator.api.accelerator import AcceleratorType
-from llmservice_operator.api.batching import LEAST_STEP_TOKENS
+from llmservice_operator.api.batching import (
+    LEAST_STEP_TOKENS,
+    SEQUENCES,
+    SEQUENCES_ON_A_LARGE_GPU,
+)
 from llmservice_operator.api.engine_fields import AUTO
 from llmservice_operator.api.fields import GIB
 from llmservice_operator.api.spec import LLMServiceSpec
@@ -26,8 +30,6 @@ LARGE_GPU_BYTES: Final = 70 * GIB
 from vLLM 0.32, engine/arg_utils.py, which excludes the A100 and computes still larger steps with
 160 GiB or more."""
 LARGE_STEP_TOKENS: Final = 8192
-SEQUENCES, SEQUENCES_ON_A_LARGE_GPU = 256, 1024
-"""Default limits of the engine on the number of concurrent requests."""
 BATCHES_IN_FLIGHT: Final = 2
 """Number of steps that the engine may schedule before the first of them has finished."""
 

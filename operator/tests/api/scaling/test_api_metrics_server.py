@@ -365,7 +365,7 @@ def test_a_namespace_can_be_deleted_while_external_metrics_are_served(world: Wor
     kubectl("create", "namespace", name)
     # If an API could not be discovered, the namespace would stay, because the API might have
     # objects in it.
-    assert "deleted" in kubectl("delete", "namespace", name, "--timeout=30s")
+    assert "deleted" in kubectl("delete", "namespace", name, "--timeout=120s")
 
 
 def api_service(world: World) -> dict[str, Any] | None:
