@@ -9,6 +9,10 @@ BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i + 0.5 for i in range(LENGT
 """Centre of each bucket, in tokens. Lengths are integers, so the second bucket, which contains only
 the length 2, has the centre 2."""
 
+LONG = 1024
+"""Least number of tokens of a bucket that `split` divides. A step computes shorter prompts whole."""
+PARTS = 4
+"""Number of parts of a bucket that is divided."""
 
 RARE = 0.005
 """Share of the requests that may be outliers: a tenth of those that the default objective lets
@@ -65,6 +69,22 @@ class Lengths:
             return self
         whole = sum(share for _, share in kept)
         return Lengths(tuple((tokens, share / whole) for tokens, share in reversed(kept)))
+
+    def split(self) -> "Lengths":
+        """Return the distribution with PARTS lengths in place of each long one.
+
+        The lengths in a bucket differ by up to a factor of 2. A latency limit that only some of
+        them attain would otherwise count for all or for none.
+        """
+        width = 2 / 3
+        return Lengths(
+            tuple(
+                (tokens * (1 + width * ((part + 0.5) / parts - 0.5)), share / parts)
+                for tokens, share in self.points
+                for parts in (PARTS if tokens >= LONG else 1,)
+                for part in range(parts)
+            )
+        )
 
     def times(self, factor: float) -> "Lengths":
         return Lengths(tuple((factor * tokens, share) for tokens, share in self.points))

@@ -80,4 +80,4 @@ class TrafficMemory:
         )
         # Speculative decoding may be off for large batches, but no step gives less than one token.
         per_step = max(1.0, seen.decoded_tokens / steps.sequences) if steps.sequences > 0 else 1.0
-        return RequestMix(prompts.times(self.computed_share), answers, held, per_step)
+        return RequestMix(prompts.split().times(self.computed_share), answers, held, per_step)
