@@ -271,6 +271,21 @@ def test_a_histogram_keeps_the_true_mean() -> None:
     assert sum(share for _, share in found.points) == pytest.approx(1)
 
 
+def test_long_prompts_of_one_bucket_attain_a_limit_in_part() -> None:
+    counts = [0.0] * LENGTH_BUCKETS
+    counts[bucket_of(10_000)] += 100
+    found = lengths_of(tuple(counts), 1_200_000)
+    assert found is not None
+    parts = found.split()
+
+    assert parts.mean == pytest.approx(12_000)
+    assert [round(tokens) for tokens, _ in parts.points] == [9_000, 11_000, 13_000, 15_000]
+    requests = RequestMix(parts, Lengths(((100.0, 1.0),)), 1000.0)
+    limit = ServiceLevelObjective(idle_ttft(12_000.0, TRUTH, LIMITS), None)
+    assert misses(0.0, requests, TRUTH, LIMITS, limit).share == pytest.approx(0.5)
+    assert Lengths(((900.0, 1.0),)).split() == Lengths(((900.0, 1.0),))
+
+
 @pytest.mark.parametrize("tokens", [0, 5])
 def test_an_empty_histogram_is_no_distribution(tokens: float) -> None:
     assert lengths_of((0.0,) * LENGTH_BUCKETS, tokens) is None

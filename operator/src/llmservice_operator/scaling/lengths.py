@@ -10,7 +10,7 @@ BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i + 0.5 for i in range(LENGT
 the length 2, has the centre 2."""
 
 LONG = 1024
-"""Least number of tokens of a bucket that `split` divides. A step computes shorter prompts whole."""
+"""Least number of tokens of a bucket that `split` divides. Shorter prompts rarely miss a limit."""
 PARTS = 4
 """Number of parts of a bucket that is divided."""
 
