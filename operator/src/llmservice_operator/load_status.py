@@ -35,6 +35,7 @@ from llmservice_operator.api.status import (
 )
 from llmservice_operator.desired.provider import ProviderPlan, total_load
 from llmservice_operator.desired.step_tokens import largest_step
+from llmservice_operator.idle_status import build_idle, is_idle
 from llmservice_operator.scaling.assess import Missing
 from llmservice_operator.scaling.hpa import Decision
 from llmservice_operator.scaling.step_model import StepModel
@@ -92,6 +93,8 @@ class _Scaling:
     def recommended(self) -> int:
         """Number of replicas that the load requires."""
         view = self.view
+        if is_idle(self.service, self.desired):
+            return 0
         if view.decision is not None:
             return view.decision.replicas
         if view.autoscaler is not None and self.autoscaling.mode is ScalingMode.ACTIVE:
@@ -120,6 +123,8 @@ def build_load_status(
             )
         elif service.spec.suspend:
             conditions.append(_suspended())
+        elif is_idle(service, desired):
+            conditions.append(build_idle(kind, service, view.report))
         else:
             conditions.append(_active(it, scaling))
     if autoscaling is not None or slo.is_limited:
@@ -188,7 +193,11 @@ def _decisions(it: _Scaling, before: AutoscalingStatus) -> tuple[ScalingDecision
     unit = f" {metric.unit}".rstrip()
     load = "unknown" if total is None else f"{total:.0f}{unit}"
     reason = f"{metric} {load}, {target}{unit} for each replica"
-    if it.view.decision is not None:
+    if is_idle(it.service, it.desired):
+        reason = f"no request for {it.autoscaling.idle_after_seconds} s"
+    elif before.desired_replicas == 0 and it.service.spec.scales_to_zero:
+        reason = "a request came while no replica ran"
+    elif it.view.decision is not None:
         reason = f"{it.view.decision.reason}: {reason}"
     decision = ScalingDecision(
         time=timestamp(it.now),

@@ -155,6 +155,14 @@ server."""
 LOAD_REPORTS_PATH: Final = "/v1/scaling"
 """Path at which the metrics server serves all load reports as JSON."""
 
+WAKES_PATH: Final = "/v1/wakes"
+"""Path at which the metrics server names the services without replicas whose routers hold requests.
+It delays the answer until there is one."""
+
+ROUTER_HELD_PATH: Final = "/held"
+"""Path on the management port at which a router pod reports its held requests. It delays the answer
+until there is one."""
+
 ROUTER_REPLICAS_PATH: Final = "/replicas"
 """Path on the management port at which a router pod takes the list of replicas from a metrics
 server."""

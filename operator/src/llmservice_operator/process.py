@@ -20,6 +20,7 @@ from llmservice_operator.cluster import (
     Term,
 )
 from llmservice_operator.errors import InvalidSettings
+from llmservice_operator.idle_client import WakeClient
 from llmservice_operator.leader import Leader, LeaderSettings
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import Reconciler
@@ -82,6 +83,7 @@ class Process:
             on_hindrance=functools.partial(health.report_hindrance, "watches"),
         )
         reports = LoadReportClient(settings.metrics_server_url, queue.add)
+        wakes = WakeClient(settings.metrics_server_url, queue.add)
         reconciler = Reconciler(
             cluster,
             cache,
@@ -92,6 +94,7 @@ class Process:
             _now,
             reports,
             functools.partial(health.report_hindrance, "crd"),
+            wakes.read,
         )
         metrics.read_leadership(settings.lease_name, leader.is_holding)
         metrics.read_queue(queue, shares.workers)
@@ -116,6 +119,10 @@ class Process:
             await term.confirm(key)
             return await reconciler.reconcile(key)
 
+        async def heed_wakes() -> None:
+            await begun.wait()
+            await wakes.run()
+
         async def work() -> None:
             await begun.wait()
             await queue.work(process)
@@ -127,6 +134,7 @@ class Process:
         ]
         self._tasks.start("audit", reflector.audit())
         self._tasks.start("load-reports", reports.run())
+        self._tasks.start("wakes", heed_wakes())
         self._tasks.start("discovery", reflector.discover())
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
         leaving = self._tasks.start("leaving", self._leave(leader, election, beginning, *workers))

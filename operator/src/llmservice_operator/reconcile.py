@@ -17,6 +17,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
+from llmservice_operator.api.wake import Wake
 from llmservice_operator.child_writer import ChildWriter
 from llmservice_operator.children import (
     Child,
@@ -31,6 +32,7 @@ from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, PodE
 from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by
 from llmservice_operator.desired.accelerator_class import gpu_price
+from llmservice_operator.desired.provider import ProviderPlan
 from llmservice_operator.desired.router import decide_router
 from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError, StillDeleting
 from llmservice_operator.kinds import HTTP_ROUTES, INFERENCE_POOLS, PODS
@@ -69,6 +71,8 @@ becomes free."""
 LOOK_AT_START_SECONDS = 10.0
 """Delay in seconds while a model is downloaded or loaded, because no event of the cluster reports
 the progress."""
+LOOK_AT_IDLE_SECONDS = 180.0
+"""Delay in seconds while a service is idle. Its next request starts a pass at once."""
 STARTING = (Reason.LOADING_MODEL, Reason.DOWNLOADING_MODEL)
 """Reasons of a replica whose model server is still starting."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
@@ -92,9 +96,11 @@ class Reconciler:
         now: Callable[[], datetime],
         reports: LoadReportClient,
         on_problem: Callable[[str | None], None] = lambda _: None,
+        read_wake: Callable[[str, str], Wake | None] = lambda _, __: None,
     ) -> None:
         """`on_problem` is called with the reason why statuses are incomplete, and with None once
-        they are complete.
+        they are complete. `read_wake` returns the requests that wait for an idle service, by its
+        namespace and name.
         """
         self._cache = cache
         self._served = served
@@ -103,6 +109,7 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._reports = reports
+        self._read_wake = read_wake
         self._guard = ConvergenceGuard()
         self._scaler = Scaler(cluster, cache, served, settings, now, self._guard)
         self._children = ChildWriter(cluster, cache, served, metrics, self._scaler, self._guard)
@@ -174,7 +181,8 @@ class Reconciler:
             or service.spec.model.takes_adapters
         )
         report = self._read_report(service) if is_watched else None
-        plan, decision = self._scaler.plan(service, report), None
+        wake = self._read_wake(service.namespace, service.name)
+        plan, decision = self._scaler.plan(service, report, wake), None
         outcome, pin, wanted_pods = Outcome(), None, None
         key = service.namespace, service.name
         has_reports = self._settings.metrics_server_url is not None
@@ -278,7 +286,7 @@ class Reconciler:
             outcome.look_again_seconds,
             written.look_again_seconds,
             LOOK_AT_START_SECONDS if is_starting else None,
-            scaler.REQUEUE_SECONDS if is_watched else None,
+            _look_at_load_seconds(plan) if is_watched else None,
             RENEWAL.total_seconds() if len(operators) > 1 else None,
             None if failure is None else _retry_seconds(outcome.refusals),
         )
@@ -387,6 +395,11 @@ def _raise_to_retry(outcome: Outcome) -> None:
                 retry_after_seconds=asked,
                 requests=outcome.refused_requests,
             ) from refusal.error
+
+
+def _look_at_load_seconds(plan: ProviderPlan) -> float:
+    """Return the seconds after which the load is looked at again."""
+    return LOOK_AT_IDLE_SECONDS if plan.idle_replicas == 0 else scaler.REQUEUE_SECONDS
 
 
 def _retry_seconds(refusals: Iterable[Refusal]) -> float:

@@ -12,6 +12,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import Autoscaling, ScalingMode, ScalingProvider
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import (
     Cache,
     Cluster,
@@ -23,6 +24,7 @@ from llmservice_operator.cluster import (
 from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by, may_change
 from llmservice_operator.desired.comparison import Difference
+from llmservice_operator.desired.idle import idle_replicas
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.errors import ClusterError, Contested, NotFound
 from llmservice_operator.kinds import AUTOSCALERS, PODS, SCALED_OBJECTS, Kind
@@ -38,6 +40,7 @@ from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import (
     build_hand_over,
     desired_replicas,
+    is_handed_over,
     replicas_of,
     resumed_replicas,
     workload_of,
@@ -105,8 +108,17 @@ class Scaler:
                 return str(controller["name"])
         return None
 
-    def plan(self, service: LLMService, report: LoadReport | None) -> ProviderPlan:
-        """Decide which autoscaler scales the service in this cluster."""
+    def _is_known_to_keda(self, service: LLMService) -> bool:
+        has_object = self._owned(SCALED_OBJECTS, service) is not None
+        return has_object or self._scaled_object_of_keda(service) is not None
+
+    def plan(
+        self, service: LLMService, report: LoadReport | None, wake: Wake | None = None
+    ) -> ProviderPlan:
+        """Decide which autoscaler scales the service in this cluster.
+
+        `wake` describes the requests that wait for an idle service.
+        """
         unremovable = None
         if SCALED_OBJECTS in self._served.forbidden:
             unremovable = self._scaled_object_of_keda(service)
@@ -124,7 +136,24 @@ class Scaler:
             offers_tolerance=offers_tolerance,
             keda_is_installed=SCALED_OBJECTS in self._served,
             unremovable=unremovable,
+            idle_replicas=self._idle_replicas(service, report, wake),
         )
+
+    def _idle_replicas(
+        self, service: LLMService, report: LoadReport | None, wake: Wake | None
+    ) -> int | None:
+        live = self._live_workload(service)
+        # A service that is being resumed, or that gets autoscaling, has its replicas first.
+        if live is None or not is_handed_over(service, live):
+            return None
+        pods = replicas_of(self._cache.owned((service.namespace, service.name), PODS))
+        staying = {each.name for each in pods if not each.is_leaving}
+        return idle_replicas(service, desired_replicas(live), staying, report, wake, self._now())
+
+    def _live_workload(self, service: LLMService) -> Manifest | None:
+        workload = workload_of(service)
+        live = self._cache.get(workload.kind, service.namespace, workload.name(service))
+        return live if live is not None and is_owned_by(live, service) else None
 
     async def hand_over(self, service: LLMService, live: Manifest) -> bool:
         """Write the number of replicas before the operator's manifest omits it; return whether the
@@ -144,23 +173,25 @@ class Scaler:
         changes the number back.
         """
         key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
-        workload = workload_of(service)
-        live = self._cache.get(workload.kind, service.namespace, workload.name(service))
-        is_ours = live is not None and is_owned_by(live, service)
-        if autoscaling is None or service.spec.suspend or live is None or not is_ours:
+        live = self._live_workload(service)
+        if autoscaling is None or service.spec.suspend or live is None:
             self._syncs.pop(key, None)
             return False, None
         current = desired_replicas(live)
         wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
         is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
         desired = current
-        if is_direct or autoscaling.mode is ScalingMode.RECOMMEND:
+        if plan.idle_replicas is not None:
+            self._syncs.pop(key, None)  # the last decision is about another load
+            # While KEDA still knows the workload, it would start it again.
+            desired = current if self._is_known_to_keda(service) else plan.idle_replicas
+        elif is_direct or autoscaling.mode is ScalingMode.RECOMMEND:
             decision = self._decide(key, autoscaling, plan, report, current)
             desired = decision.replicas if is_direct else current
         else:
             self._syncs.pop(key, None)
-        if current == 0 and autoscaling.mode is ScalingMode.ACTIVE:
-            desired = autoscaling.min_replicas
+        if current == 0 and plan.idle_replicas is None and autoscaling.mode is ScalingMode.ACTIVE:
+            desired = autoscaling.fewest_running
         if desired != current:
             wrote |= await self._set_replicas(service, live, desired)
         return wrote, decision
@@ -180,7 +211,7 @@ class Scaler:
             current = before.decision.replicas
         spec = HpaSpec(
             behavior_for(autoscaling.max_replicas, plan.autoscaler.window_seconds),
-            autoscaling.min_replicas,
+            autoscaling.fewest_running,
             autoscaling.max_replicas,
             autoscaling.target,
         )
@@ -228,7 +259,7 @@ class Scaler:
         total = total_load(autoscaling, report, now)
         if report is None or total is None or autoscaling.mode is not ScalingMode.ACTIVE:
             return False
-        if not is_removal_near(total / autoscaling.target, current, autoscaling.min_replicas):
+        if not is_removal_near(total / autoscaling.target, current, autoscaling.fewest_running):
             return False
         marked = self._marked.get(key)
         if marked is not None and (now - marked).total_seconds() < MARK_AGAIN_SECONDS:

@@ -18,6 +18,7 @@ from llmservice_operator.api.conditions import (
     ConditionType,
     ConditionUpdate,
 )
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reason_facts import Subject
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
@@ -29,6 +30,13 @@ from llmservice_operator.api.status import (
     RollbackStatus,
 )
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
+from llmservice_operator.idle_status import (
+    LATE_START,
+    build_idle,
+    build_idle_unavailable,
+    build_start_notices,
+    is_idle,
+)
 from llmservice_operator.load_status import LoadView, build_load_status
 from llmservice_operator.releases import SHARED_SERVICE, say_shared
 from llmservice_operator.route_status import RouteView, build_route_condition
@@ -114,16 +122,18 @@ def build_status(
     `gpu_price` is the price of one GPU per hour in US dollars; None if it is unknown.
     """
     desired = _desired(service, seen)
+    report = None if view is None else view.report
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
     rollout = decide_rollout(service, seen, now)
     rollback = decide_rollback(service, seen, pods, now, may_begin=failure is None)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
     notices, shared = build_notices(service.spec), say_shared(operators or ())
+    late = build_start_notices(service, report)
     router = router or RouterView()
     router_condition = build_router_condition(service, router)
     route_condition = build_route_condition(service, route or RouteView())
     ready = _behind_router(
-        _ready(service, seen, desired, failure, rollback.status, is_in_place=is_in_place),
+        _ready(service, seen, desired, failure, rollback.status, report, is_in_place=is_in_place),
         router_condition,
         ConditionType.READY,
     )
@@ -132,10 +142,10 @@ def build_status(
         ready,
         _with_notices(
             _progressing(seen, desired, failure, rollback.status, is_in_place=is_in_place),
-            (*notices, *rewrites, *shared),
+            (*notices, *late, *rewrites, *shared),
         ),
         _behind_router(
-            _available(service, seen, desired), router_condition, ConditionType.AVAILABLE
+            _available(service, seen, desired, report), router_condition, ConditionType.AVAILABLE
         ),
         _model_ready(service, seen, ready, rollback.status),
         *scaling.conditions,
@@ -181,6 +191,7 @@ def build_status(
             *_notice_events(service.status, DEPRECATED_ARGUMENT, notices),
             *_notice_events(service.status, FIELD_REWRITTEN, rewrites),
             *_notice_events(service.status, SHARED_SERVICE, shared),
+            *_notice_events(service.status, LATE_START, late),
         ),
         requeue_after_seconds=min(
             (
@@ -266,12 +277,15 @@ def _ready(
     desired: int,
     failure: Failure | None,
     rollback: RollbackStatus | None,
+    report: LoadReport | None,
     *,
     is_in_place: bool,
 ) -> ConditionUpdate:
     kind = ConditionType.READY
     if failure is not None:
         return ConditionUpdate(kind, "False", failure.reason, failure.message)
+    if is_idle(service, desired):
+        return build_idle(kind, service, report)
     if desired == 0:
         reason, why = _zero(service)
         return ConditionUpdate(kind, "False", reason, why)
@@ -381,10 +395,14 @@ def _zero(service: LLMService) -> tuple[Reason, str]:
     return reason, f"{cause}. {reason.hint}"
 
 
-def _available(service: LLMService, seen: Observation, desired: int) -> ConditionUpdate:
+def _available(
+    service: LLMService, seen: Observation, desired: int, report: LoadReport | None
+) -> ConditionUpdate:
     kind = ConditionType.AVAILABLE
     if seen.ready_replicas > 0:
         return ConditionUpdate(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
+    if is_idle(service, desired):
+        return build_idle_unavailable(service, report)
     if desired == 0:
         reason, why = _zero(service)
         return ConditionUpdate(kind, "False", reason, why)

@@ -1,5 +1,6 @@
 """Tests that a metrics server informs the router pods of a service, and reads their reports."""
 
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ class RouterPod:
     address: str
     lists: list[ReplicaList] = field(default_factory=list)
     report: RouterReport = field(default_factory=RouterReport)
+    is_held: threading.Event = field(default_factory=threading.Event)
+    """Set while the router holds a request."""
+    watches: int = 0
+    """Number of questions for the next held request."""
 
     @contextmanager
     def listening(self) -> Iterator["RouterPod"]:
@@ -36,10 +41,19 @@ class RouterPod:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def do_GET(self) -> None:
+                assert self.path.startswith(f"{names.ROUTER_HELD_PATH}?wait=")
+                router.watches += 1
+                router.is_held.wait(60)
+                self._report()
+
             def do_PUT(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self.path == names.ROUTER_REPLICAS_PATH:
                     router.lists.append(ReplicaList.model_validate_json(body))
+                self._report()
+
+            def _report(self) -> None:
                 answer = router.report.model_dump_json(by_alias=True).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(answer)))
@@ -59,6 +73,10 @@ class RouterPod:
             server.shutdown()
             server.server_close()
             thread.join()
+
+    def hold(self, requests: int) -> None:
+        self.report = RouterReport(held_requests=requests)
+        (self.is_held.set if requests else self.is_held.clear)()
 
     @property
     def last(self) -> dict[str, tuple[bool, bool]]:
@@ -125,6 +143,37 @@ def test_a_request_that_a_router_refuses_is_told_by_one_event_of_its_service(
         # Both routers report it again in each round.
         eventually(lambda: min(len(first.lists), len(second.lists)) > 1)
         assert [each["count"] for each in events_of(api, namespace)] == [1]
+
+
+def test_a_held_request_wakes_a_service_without_replicas_and_a_suspended_one_refuses_it(
+    api: Api, namespace: str, tmp_path: Path
+) -> None:
+    address, replica = (f"127.9.{random.randrange(1, 255)}.{last}" for last in (1, 2))
+    autoscaling = {"minReplicas": 0, "maxReplicas": 4}
+    api.create(LLMSERVICES, make_service("chat", namespace, autoscaling=autoscaling))
+    process = MetricsServerProcess(tmp_path / "log", namespace, WATCH_NAMESPACES=namespace)
+
+    def wakes() -> dict[str, Any]:
+        status, text = process.get(f"{names.WAKES_PATH}?wait=1", process.scaling_port)
+        assert status == 200, text
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    with RouterPod(address).listening() as router, process:
+        make_router_pod(api, namespace, "chat", "chat-router-1", address)
+        eventually(lambda: router.watches == 1)
+        assert wakes() == {}
+        router.hold(3)
+        wake = {"heldRequests": 3, "heldPercent": 1.0}
+        eventually(lambda: wakes() == {f"{namespace}/chat": wake})
+        make_pod(api, namespace, "chat", "chat-1", replica, is_ready=False)
+        eventually(lambda: wakes() == {})
+        assert {each.refusal for each in router.lists} == {None}
+        api.patch(LLMSERVICES, namespace, "chat", {"spec": {"suspend": True}})
+        eventually(lambda: (router.lists[-1].refusal or "").startswith("the service is suspended"))
+        api.delete(LLMSERVICES, namespace, "chat")
+        eventually(lambda: (router.lists[-1].refusal or "").startswith("the service is deleted"))
+        router.hold(0)
 
 
 def events_of(api: Api, namespace: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from llmservice_operator import names
+from llmservice_operator.api.wake import Wake
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, ServedKinds
 from llmservice_operator.desired.comparison import owns_field
@@ -186,6 +187,7 @@ def a_reconciler(
     reports: LoadReportClient | None = None,
     on_problem: Callable[[str | None], None] = lambda _: None,
     now: Callable[[], datetime] = lambda: NOW,
+    read_wake: Callable[[str, str], Wake | None] = lambda _, __: None,
 ) -> Reconciler:
     """Return a reconciler for this cluster. By default, its clock stands still."""
     typed = cast(Cluster, cluster)
@@ -199,6 +201,7 @@ def a_reconciler(
         now,
         reports or LoadReportClient(None),
         on_problem,
+        read_wake,
     )
 
 

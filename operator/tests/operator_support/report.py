@@ -4,16 +4,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from time import time
+from time import monotonic, sleep, time
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from llmservice_operator.api.load_report import LoadReport
-from llmservice_operator.names import LOAD_REPORTS_PATH
+from llmservice_operator.api.wake import Wake
+from llmservice_operator.names import LOAD_REPORTS_PATH, WAKES_PATH
 
 _ONE = TypeAdapter(LoadReport)
 _REPORTS = TypeAdapter(dict[str, LoadReport])
+_WAKES = TypeAdapter(dict[str, Wake])
+LONGEST_WAIT_SECONDS = 5.0
+"""Longest time in seconds for which the operator waits for a service that must be woken."""
 
 
 def a_report(**fields: Any) -> LoadReport:
@@ -36,6 +40,8 @@ class ReportSource:
         self.url = url
         self.reports: dict[str, LoadReport] = {}
         """Reports by NAMESPACE/NAME. KEDA gets 503 for a service without a report."""
+        self.wakes: dict[str, Wake] = {}
+        """Services that must be woken, by NAMESPACE/NAME."""
 
     def say(self, namespace: str, name: str, **fields: Any) -> None:
         self.reports[f"{namespace}/{name}"] = a_report(**fields)
@@ -52,7 +58,12 @@ def _fresh(reports: Mapping[str, LoadReport]) -> dict[str, LoadReport]:
 def report_source() -> Iterator[ReportSource]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == LOAD_REPORTS_PATH:
+            if self.path.startswith(WAKES_PATH):
+                until = monotonic() + LONGEST_WAIT_SECONDS
+                while not source.wakes and monotonic() < until:
+                    sleep(0.05)
+                self._answer(_WAKES.dump_json(dict(source.wakes), by_alias=True))
+            elif self.path == LOAD_REPORTS_PATH:
                 # The operator reads all reports.
                 self._answer(_REPORTS.dump_json(_fresh(source.reports), by_alias=True))
             else:

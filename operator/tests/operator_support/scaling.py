@@ -88,6 +88,7 @@ class Server:
     is_draining: bool = False
     ready_at: float = 0.0
     waiting: int = 0
+    running: int = 10
     engines: int = 1
     pipeline_stages: int = 1
     started: float = 0.0
@@ -110,7 +111,7 @@ class Server:
             at,
             self.started,
             self.counters,
-            10,
+            self.running,
             self.waiting,
             1e4,
             capacity,

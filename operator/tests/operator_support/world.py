@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from llmservice_operator import names
+from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import Cache, Cluster
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import (
@@ -14,6 +16,7 @@ from llmservice_operator.kinds import (
     Kind,
     kind_of,
 )
+from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.settings import OperatorSettings
 from operator_support.reconcile import (
     RacingCluster,
@@ -61,6 +64,16 @@ class KedaCluster(RacingCluster):
             raise Forbidden('cannot get resource "scaledobjects"', 403)
 
 
+class _Reports:
+    """The operator's client of a metrics server that reports what the test says."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def read(self, _: str, __: str) -> LoadReport | None:
+        return self._world.report
+
+
 class World:
     """A cluster with one service, and the operator's passes over it."""
 
@@ -69,6 +82,10 @@ class World:
         self.cache = Cache()
         self.now = NOW
         """Time of the operator's clock."""
+        self.report: LoadReport | None = None
+        """Report of the metrics server about the service; None while there is none."""
+        self.wake: Wake | None = None
+        """Requests that wait for the service while it has no replicas."""
         self.restart(keda=True)
 
     def restart(self, *, keda: bool, **others: Any) -> None:
@@ -77,7 +94,13 @@ class World:
         self.cluster.has_rights = keda
         self.served = served_kinds(cluster, settings)
         self._reconciler = a_reconciler(
-            cluster, self.cache, settings, self.served, now=lambda: self.now
+            cluster,
+            self.cache,
+            settings,
+            self.served,
+            cast(LoadReportClient, _Reports(self)),
+            now=lambda: self.now,
+            read_wake=lambda _, __: self.wake,
         )
 
     async def settle(self) -> float | None:

@@ -16,9 +16,10 @@ from aiohttp import web
 from llmservice_operator.api.router_messages import MOST_REPLICAS, ReplicaList, RouterReport
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.metrics_server.router_updates import RouterClient
-from llmservice_operator.names import ROUTER_REPLICAS_PATH
+from llmservice_operator.names import ROUTER_HELD_PATH, ROUTER_REPLICAS_PATH
 from llmservice_operator.router import replica_updates as module
-from llmservice_operator.router.replica_updates import ReplicaUpdates
+from llmservice_operator.router.picker_status import PickerStatus, serve_held, serve_status
+from llmservice_operator.router.replica_updates import REFUSAL_SECONDS, ReplicaUpdates
 from llmservice_operator.router.replicas import KNOWN_SECONDS, Replicas
 from llmservice_operator.telemetry import start_server
 from router_support.clock import Clock
@@ -50,6 +51,17 @@ class Bench:
     names: Names
     clock: Clock
     url: str
+
+    async def held(self, wait: str) -> tuple[int, RouterReport]:
+        """Ask for the next held request. Return the status and the report."""
+        url = self.url.replace(ROUTER_REPLICAS_PATH, ROUTER_HELD_PATH)
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(url, params={"wait": wait}) as answer,
+        ):
+            text = await answer.text()
+            is_ok = answer.status == 200
+            return answer.status, RouterReport.model_validate_json(text if is_ok else "{}")
 
     async def put(self, body: str | AsyncIterator[bytes]) -> int:
         data = BytesIO(body.encode()) if isinstance(body, str) else body
@@ -163,6 +175,68 @@ async def test_a_list_that_arrives_too_slowly_is_refused(tmp_path: Path) -> None
             await asyncio.Event().wait()
 
         assert await bench.put(body()) == 408
+
+
+async def test_a_metrics_server_learns_of_the_next_held_request_at_once(tmp_path: Path) -> None:
+    held, report = asyncio.Event(), RouterReport(held_requests=3)
+    async with taking(tmp_path, OWN_ADDRESS) as bench:
+        await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
+        assert await bench.held("0") == (200, RouterReport())
+        asked = [asyncio.ensure_future(bench.held("600")) for _ in range(2)]
+        servers = [
+            await serve_held(held.wait, tmp_path),
+            await serve_status(lambda: PickerStatus(report=report), tmp_path),
+        ]
+        try:
+            await eventually_in_loop(lambda: bench.updates.watches == 2)
+            assert not any(each.done() for each in asked)
+            held.set()
+            assert await asyncio.gather(*asked) == [(200, report)] * 2
+            await eventually_in_loop(lambda: bench.updates.watches == 0)
+        finally:
+            for each in servers:
+                each.close()
+
+
+async def test_questions_for_held_requests_are_bounded_and_only_for_metrics_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with taking(tmp_path, "127.0.0.9") as bench:
+        assert (await bench.held("1"))[0] == 403
+    monkeypatch.setattr(module, "MOST_WATCHES", 1)
+    monkeypatch.setattr(module, "LEFT_SECONDS", 0.02)
+    async with taking(tmp_path, OWN_ADDRESS) as bench:
+        await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
+        assert (await bench.held("long"))[0] == 400
+        waiting = asyncio.ensure_future(bench.held("600"))
+        await eventually_in_loop(lambda: bench.updates.watches == 1)
+        assert (await bench.held("600"))[0] == 503
+        # A metrics server that has left frees its place.
+        waiting.cancel()
+        await eventually_in_loop(lambda: bench.updates.watches == 0)
+
+
+async def test_a_pod_that_ends_answers_the_questions_for_held_requests(tmp_path: Path) -> None:
+    async with taking(tmp_path, OWN_ADDRESS) as bench:
+        await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
+        waiting = asyncio.ensure_future(bench.held("600"))
+        await eventually_in_loop(lambda: bench.updates.watches == 1)
+    assert await waiting == (200, RouterReport())
+
+
+async def test_a_refusal_is_forgotten_when_no_metrics_server_repeats_it(tmp_path: Path) -> None:
+    async with taking(tmp_path, OWN_ADDRESS) as bench:
+        await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
+        bench.replicas.changed.clear()
+        assert await bench.put(list_of(refusal="the service is suspended")) == 200
+        assert bench.updates.refusal == "the service is suspended"
+        assert bench.replicas.changed.is_set()
+        bench.clock.now += REFUSAL_SECONDS
+        assert bench.updates.refusal is None
+        await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
+        assert await bench.put(list_of(refusal="the service is suspended")) == 200
+        assert await bench.put(list_of()) == 200
+        assert bench.updates.refusal is None
 
 
 @asynccontextmanager

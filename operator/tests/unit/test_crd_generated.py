@@ -106,6 +106,7 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.model.trustRemoteCode": False,
         "spec.model.offline": False,
         "spec.autoscaling.metric": "EffectiveGPUUtilization",
+        "spec.autoscaling.idle.afterSeconds": 900,
         "spec.autoscaling.minReplicas": 1,
         "spec.autoscaling.mode": "Active",
         "spec.autoscaling.forecast": "Auto",

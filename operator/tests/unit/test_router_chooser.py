@@ -1,4 +1,6 @@
-"""Tests how the picker finds the replica that has stored a response or loaded an adapter."""
+"""Tests how the picker finds the replica that has stored a response or loaded an adapter, and what
+it does with requests for which no replica will come.
+"""
 
 import asyncio
 from dataclasses import replace
@@ -6,7 +8,8 @@ from typing import Literal
 
 import pytest
 
-from llmservice_operator.router.chooser import Chooser
+from llmservice_operator.router.chooser import Chooser, Chosen
+from llmservice_operator.router.held import NoReplicaComes
 from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.routing.holding import Counts, Holding
 from llmservice_operator.routing.prompts import Prompt
@@ -137,3 +140,65 @@ async def test_a_client_that_leaves_at_the_end_of_its_wait_has_waited_in_full(
 ) -> None:
     counts = await leave(chooser(), after=after, wait=wait, waits_elsewhere=waits_elsewhere)
     assert counts == expected
+
+
+GONE = "the service is suspended"
+
+
+async def hold(made: Chooser) -> "asyncio.Task[Chosen | None]":
+    """Send a request that waits for a replica."""
+
+    async def waits() -> None:
+        waiting.set()
+
+    waiting = asyncio.Event()
+    task = asyncio.create_task(made.choose(PROMPT, 1, "", 60.0, waits))
+    await waiting.wait()
+    return task
+
+
+async def test_waiting_requests_are_refused_as_soon_as_no_replica_will_come() -> None:
+    made = chooser()
+    assert not made.holds.is_set()
+    waiting = [await hold(made) for _ in range(3)]
+    assert made.holds.is_set()
+    made.update([], GONE)
+    for each in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(each, NoReplicaComes)
+        assert str(each) == GONE
+    assert (len(made.holding), made.holds.is_set()) == (0, False)
+
+
+async def test_later_requests_are_refused_without_a_wait_until_a_replica_may_come() -> None:
+    made = chooser()
+    made.update([], GONE)
+    with pytest.raises(NoReplicaComes, match=GONE):
+        await made.choose(PROMPT, 1, "", 60.0, never)
+    assert len(made.holding) == 0
+    made.update([])
+    waiting = await hold(made)
+    made.update([view("r1")])
+    chosen = await waiting
+    assert chosen is not None
+    assert chosen.replica == "r1"
+
+
+async def never() -> None:
+    raise AssertionError("the request waits")
+
+
+async def test_a_replica_gets_requests_although_no_other_will_come() -> None:
+    made = chooser("r1")
+    made.update([view("r1")], GONE)
+    chosen = await made.choose(PROMPT, 1, "", 60.0, never)
+    assert chosen is not None
+    assert chosen.replica == "r1"
+
+
+async def test_a_client_that_leaves_while_its_request_is_refused_leaves_nothing_behind() -> None:
+    made = chooser()
+    waiting = await hold(made)
+    made.update([], GONE)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert (len(made.holding), made.holds.is_set()) == (0, False)

@@ -67,6 +67,8 @@ class World:
     """The same, after the present exchange."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set while the routers take their time to answer."""
+    gone: dict[Key, str] = field(default_factory=dict)
+    """Services that will have no replica, each with the reason."""
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -109,7 +111,13 @@ class World:
 @asynccontextmanager
 async def informing(world: World) -> AsyncIterator[RouterUpdates]:
     updates = RouterUpdates(
-        world.pods_of, lambda: world.pods.values(), world.send, world.read, PAUSES, world.now
+        world.pods_of,
+        lambda: world.pods.values(),
+        world.send,
+        world.read,
+        PAUSES,
+        world.now,
+        lambda key: world.gone.get(key),
     )
     running = asyncio.create_task(updates.run())
     try:
@@ -259,6 +267,28 @@ async def test_a_change_is_sent_once_and_only_to_the_routers_of_its_service(worl
         "10.0.1.3": 1,
         "10.0.1.4": 1,
     }
+
+
+async def test_routers_learn_within_seconds_that_no_replica_will_come(world: World) -> None:
+    async with informing(world):
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        world.gone = {QWEN: "the service is suspended"}
+        # The time alone makes a reason final, so there is no event.
+        del world.pods["qwen-1"]
+        await eventually_in_loop(
+            lambda: world.accepted["10.0.1.2"][-1].refusal == "the service is suspended"
+        )
+        assert world.accepted["10.0.1.1"][-1].refusal == "the service is suspended"
+        world.gone.clear()
+        await eventually_in_loop(lambda: world.accepted["10.0.1.1"][-1].refusal is None)
+    assert {each.refusal for each in world.accepted["10.0.1.3"]} == {None}
+
+
+async def test_a_replica_that_serves_keeps_requests_from_being_refused(world: World) -> None:
+    world.gone = {QWEN: "the service cannot start (CrashLoop)"}
+    async with informing(world):
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+    assert {each.refusal for each in world.accepted["10.0.1.1"]} == {None}
 
 
 async def test_a_list_is_sent_again_until_the_router_accepts_it(world: World) -> None:

@@ -70,11 +70,22 @@ class ScalingProvider(StrEnum):
     DIRECT = "Direct"
 
 
+class Idle(Fields):
+    after_seconds: Annotated[int, Field(ge=60, le=604_800)] = 900
+    """Time in seconds without any request after which the last replicas end. A replica that starts
+    and an adapter that is being loaded count as requests."""
+
+
 class Autoscaling(Fields):
-    min_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
-    """Minimum number of replicas."""
+    min_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 1
+    """Minimum number of replicas. With 0, the service has no replicas while nobody uses it. The
+    next request waits in the router until a replica has started, for at most
+    router.holdTimeoutSeconds. Such a service therefore has a router."""
     max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
     """Maximum number of replicas."""
+    idle: Idle | None = None
+    """When a service with minReplicas: 0 loses its last replicas. Default: after 900 seconds
+    without a request."""
     target_gpu_utilization: Annotated[int, Field(alias="targetGPUUtilization", ge=10, le=100)] = 85
     """Target load of each replica, in percent of the load that the replica can sustain; the rest is
     headroom for bursts. With the metric GPUDutyCycle or KVCacheUsage, it is the target value of
@@ -113,6 +124,12 @@ class Autoscaling(Fields):
             holds=lambda self: self.min_replicas <= self.max_replicas,
         ),
         Rule(
+            "idle",
+            cel="!has(self.idle) || self.minReplicas == 0",
+            message="has no effect unless minReplicas is 0: set minReplicas: 0, or remove idle",
+            holds=lambda self: self.idle is None or self.min_replicas == 0,
+        ),
+        Rule(
             "targetRequestsWaiting",
             cel="!has(self.targetRequestsWaiting) || self.metric == 'RequestsWaiting'",
             message="requires the metric RequestsWaiting: remove it, or choose that metric",
@@ -130,8 +147,23 @@ class Autoscaling(Fields):
             return self.target_requests_waiting or 5
         return self.target_gpu_utilization
 
+    @property
+    def fewest_running(self) -> int:
+        """Minimum number of replicas while the service is not idle."""
+        return max(self.min_replicas, 1)
+
+    @property
+    def scales_to_zero(self) -> bool:
+        """Whether the service has no replicas while nobody uses it."""
+        return self.min_replicas == 0 and self.mode is ScalingMode.ACTIVE
+
+    @property
+    def idle_after_seconds(self) -> int:
+        return (self.idle or Idle()).after_seconds
+
     def clamp(self, replicas: int) -> int:
-        return min(max(replicas, self.min_replicas), self.max_replicas)
+        """Return the number, limited to the bounds of a service that is not idle."""
+        return min(max(replicas, self.fewest_running), self.max_replicas)
 
 
 class Slo(Fields):

@@ -152,6 +152,13 @@ class LoadReport(Fields):
     """Learned calibration; null if there is none yet."""
     external_metrics: ExternalMetrics | None = None
     """Owner of external metrics in this cluster."""
+    last_start_seconds: float | None = None
+    """Seconds from the creation of the replica that became Ready last until it was Ready. Null
+    while no start has been measured."""
+    idle_seconds: float | None = None
+    """Seconds for which nobody has needed the service, as far as this metrics server has watched
+    it. Null without a router, and while a replica or the router does not say whether it has
+    requests."""
 
     def is_stale(self, now: float) -> bool:
         """Return whether the report is too old at `now`, in seconds since 1970."""

@@ -6,7 +6,7 @@ docs/conditions.md is generated from these declarations.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
 from llmservice_operator.api import pod_reasons, route_reasons, router_reasons, server_reasons
 from llmservice_operator.api.reason_facts import (
@@ -17,6 +17,14 @@ from llmservice_operator.api.reason_facts import (
     from_model_server,
     in_commands,
 )
+
+_FINAL: Final = frozenset(
+    {
+        *(Rank.LAST_WORDS, Rank.CONFIGURATION, Rank.CONTAINER, Rank.IMAGE),
+        *(Rank.ACCELERATOR, Rank.NODE, Rank.QUOTA, Rank.ADMISSION),
+    }
+)
+"""Ranks of the problems that do not end by waiting."""
 
 
 class Reason(StrEnum):
@@ -54,9 +62,17 @@ class Reason(StrEnum):
         "ScaledToZero",
         Source.COUNTS,
         "No replica is desired: spec.replicas is 0, or another client has scaled the Deployment to "
-        "0.",
+        "0, or the mode of autoscaling is not Active.",
         "Set spec.replicas to 1 or more to serve the model. With spec.autoscaling, scale the "
         "Deployment itself to 1 (kubectl scale); the autoscaler then takes over again.",
+        is_normal=True,
+    )
+    IDLE = Facts(
+        "Idle",
+        Source.COUNTS,
+        "No replica runs, because nobody has used the service for spec.autoscaling.idle."
+        "afterSeconds. The next request starts a replica, and waits in the router until it serves.",
+        "Nothing. To keep a replica, set spec.autoscaling.minReplicas to 1.",
         is_normal=True,
     )
     SUSPENDED = Facts(
@@ -519,6 +535,13 @@ class Reason(StrEnum):
         member.rank, member.is_normal = facts.rank, facts.is_normal
         member.is_transient, member.about = facts.is_transient, facts.about
         return member
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a new replica with this problem does not start until somebody changes something,
+        in the spec or in the cluster.
+        """
+        return self is Reason.CRASH_LOOP or (self.rank in _FINAL and not self.is_transient)
 
     def advice(self, name: str) -> str:
         """Return the hint with the name of the service in its commands."""

@@ -1,7 +1,9 @@
 """The messages between the metrics servers and the router pods.
 
 A metrics server sends the list of a service's replicas by `PUT :9090/replicas`, and the router pod
-answers with its report. Both may have different versions, so unknown fields are ignored.
+answers with its report. While the service has no replicas, the metrics server also waits for held
+requests by `GET :9090/held?wait=SECONDS`, which gets the same answer. Both may have different
+versions, so unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ class ListedReplica(Fields):
     """Whether the replica is being deleted, so that it must get no further requests."""
 
 
+LONGEST_REFUSAL: Final = 1000
+"""Largest length of the sentence with which requests are refused, in characters."""
+
+
 class ReplicaList(Fields):
     """All replicas of a service that have an address. A list replaces the previous one."""
 
@@ -41,6 +47,9 @@ class ReplicaList(Fields):
     service: Name
     """Name of the LLMService."""
     replicas: Annotated[tuple[ListedReplica, ...], Field(max_length=MOST_REPLICAS)]
+    refusal: Annotated[str, Field(max_length=LONGEST_REFUSAL)] | None = None
+    """Sentence with which the router refuses requests instead of holding them, because no replica
+    will come. None while one may come."""
 
 
 MOST_REFUSED: Final = 100

@@ -23,6 +23,7 @@ from llmservice_operator.api.access import LIMITS_NEED_ROUTER, Auth, ServiceObje
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule, quantity_value
+from llmservice_operator.api.idle_rules import RULES_OF_AN_IDLE_SERVICE
 from llmservice_operator.api.labels import ObjectMetadata
 from llmservice_operator.api.lifecycle import (
     PodDisruptionBudget,
@@ -203,6 +204,7 @@ class LLMServiceSpec(Fields):
                 spec.service.tls is None or spec.router_settings.enabled is not False
             ),
         ),
+        *RULES_OF_AN_IDLE_SERVICE,
         Rule(
             "service.tls",
             cel="!has(self.service) || !has(self.service.tls) || !has(self.router) || "
@@ -240,7 +242,8 @@ class LLMServiceSpec(Fields):
             "podDisruptionBudget.minAvailable",
             cel=_budget_lets_a_drain_finish(
                 amount="string(self.podDisruptionBudget.minAvailable)",
-                replicas="(has(self.autoscaling) ? self.autoscaling.minReplicas : "
+                replicas="(has(self.autoscaling) ? "
+                "(self.autoscaling.minReplicas == 0 ? 1 : self.autoscaling.minReplicas) : "
                 "has(self.replicas) ? self.replicas : 1)",
             ),
             message="must be less than the number of replicas, or nodes that run one can never "
@@ -351,10 +354,21 @@ class LLMServiceSpec(Fields):
         return self.router or Router()
 
     @property
+    def least_allowed_replicas(self) -> int:
+        """Minimum number of replicas, also while the service is idle."""
+        return 1 if self.autoscaling is None else self.autoscaling.min_replicas
+
+    @property
+    def scales_to_zero(self) -> bool:
+        """Whether the service has no replicas while nobody uses it."""
+        it = self.autoscaling
+        return it is not None and it.scales_to_zero and not self.suspend
+
+    @property
     def least_replicas(self) -> int:
-        """Minimum number of replicas, unless the service is suspended."""
+        """Minimum number of replicas, unless the service is suspended or idle."""
         if self.autoscaling is not None:
-            return self.autoscaling.min_replicas
+            return self.autoscaling.fewest_running
         return 1 if self.replicas is None else self.replicas
 
     @property

@@ -21,7 +21,8 @@ def _body(context: Context) -> Manifest | None:
     return {
         "spec": {
             "scaleTargetRef": workload_of(service).scale_reference(service),
-            "minReplicas": autoscaling.min_replicas,
+            # An HPA does not change a workload with 0 replicas. The operator starts it again.
+            "minReplicas": autoscaling.fewest_running,
             "maxReplicas": autoscaling.max_replicas,
             "metrics": [
                 {

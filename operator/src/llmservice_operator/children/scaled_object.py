@@ -18,34 +18,33 @@ FAILURES_BEFORE_FALLBACK: Final = 3
 
 
 def _body(context: Context) -> Manifest | None:
-    service, autoscaling = context.service, context.service.spec.autoscaling
-    if autoscaling is None or context.autoscaler.provider is not ScalingProvider.KEDA:
+    service, autoscaler = context.service, context.autoscaler
+    autoscaling = service.spec.autoscaling
+    if autoscaling is None or autoscaler.provider is not ScalingProvider.KEDA:
         return None
-    if service.spec.suspend:
-        # KEDA would scale a suspended service from 0 replicas to its minimum. An HPA does not
-        # change 0 replicas.
+    if service.spec.suspend or autoscaler.is_idle:
+        # KEDA would scale such a service from 0 replicas to its minimum. An HPA does not change 0
+        # replicas.
         return None
     server = (context.settings.metrics_server_url or "").rstrip("/")
     return {
         "spec": {
             "scaleTargetRef": workload_of(service).scale_reference(service),
-            "minReplicaCount": autoscaling.min_replicas,
+            "minReplicaCount": autoscaling.fewest_running,
             "maxReplicaCount": autoscaling.max_replicas,
             "pollingInterval": POLLING_SECONDS,
             # An unknown load is not zero load. Without a response of the metrics server, KEDA
             # therefore keeps the number of replicas, or raises it to the minimum.
             "fallback": {
                 "failureThreshold": FAILURES_BEFORE_FALLBACK,
-                "replicas": autoscaling.min_replicas,
+                "replicas": autoscaling.fewest_running,
                 "behavior": "currentReplicasIfHigher",
             },
             "advanced": {
                 # The tolerance is not sent, because the stored ScaledObject does not show whether
                 # this version of KEDA supports it.
                 "horizontalPodAutoscalerConfig": {
-                    "behavior": build_behavior(
-                        autoscaling, context.autoscaler, with_tolerance=False
-                    )
+                    "behavior": build_behavior(autoscaling, autoscaler, with_tolerance=False)
                 }
             },
             "triggers": [

@@ -30,12 +30,15 @@ class Autoscaler:
 
     provider: ScalingProvider | None = None
     """Provider of the autoscaler. External uses an HPA. KEDA uses a ScaledObject, but not while the
-    service is suspended. Direct and None use no object."""
+    service is suspended or idle. Direct and None use no object."""
     window_seconds: int = DEFAULT_WINDOW_SECONDS
     """Scale-down stabilization window in seconds."""
     with_tolerance: bool = True
     """True if the API server stores the tolerance of an HPA. If the API server drops that field, a
     load within 10 % of the target does not change the number of replicas."""
+    is_idle: bool = False
+    """Whether the operator alone sets the number of replicas, because the service has none or is
+    about to have none."""
 
     @classmethod
     def of_spec(cls, service: LLMService) -> Self:

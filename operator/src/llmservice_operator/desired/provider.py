@@ -43,6 +43,8 @@ class ProviderPlan:
     left_over: str = ""
     """Message about a ScaledObject that still scales this service and that the operator may not
     delete; empty if there is none."""
+    idle_replicas: int | None = None
+    """Number of replicas that an idle service should have; None if it is not idle."""
 
 
 def plan_provider(
@@ -55,12 +57,14 @@ def plan_provider(
     keda_is_installed: bool,
     offers_tolerance: bool = False,
     unremovable: str | None = None,
+    idle_replicas: int | None = None,
 ) -> ProviderPlan:
     """Return the plan; `live` is the present HPA or ScaledObject of the service.
 
     With `offers_tolerance`, the HPA has its tolerance even if the API server dropped it before.
     Without a `report`, the provider Auto keeps its present choice. `unremovable` names a
-    ScaledObject that scales the service and on which the operator has no rights.
+    ScaledObject that scales the service and on which the operator has no rights. `idle_replicas` is
+    the number of replicas that an idle service should have.
     """
     autoscaling = service.spec.autoscaling
     left_over = "" if unremovable is None else _advice(service, unremovable)
@@ -69,15 +73,18 @@ def plan_provider(
     provider, hindrance, note = _provider(service, settings, report, keda_is_installed)
     # Two autoscalers would undo each other's changes.
     is_free = autoscaling.mode is ScalingMode.ACTIVE and not left_over
+    idle_replicas = idle_replicas if is_free else None
     return ProviderPlan(
         Autoscaler(
             provider if is_free else None,
             _window_seconds(report, live, now),
             offers_tolerance or keeps_tolerance(live),
+            is_idle=idle_replicas is not None,
         ),
         hindrance,
         note,
         left_over,
+        idle_replicas,
     )
 
 

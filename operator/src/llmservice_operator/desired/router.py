@@ -90,6 +90,8 @@ def is_router_wanted(service: LLMService, settings: OperatorSettings) -> bool:
     spec, recorded = service.spec, service.status.router
     if spec.router_settings.enabled is not None:
         return spec.router_settings.enabled
+    if spec.least_allowed_replicas == 0:
+        return True  # requests wait in it while the service has no replicas
     if recorded is not None and recorded.phase is not RouterPhase.STOPPING:
         return True
     is_requested = (

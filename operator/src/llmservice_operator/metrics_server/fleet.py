@@ -34,6 +34,7 @@ from llmservice_operator.scaling.assess import (
 )
 from llmservice_operator.scaling.calibration import calibration_of, resumed, with_calibration
 from llmservice_operator.scaling.conditions import ServiceLevelObjective
+from llmservice_operator.scaling.idleness import Idleness, held_percent
 from llmservice_operator.scaling.latency import LatencyWindow
 from llmservice_operator.scaling.signals import RouterPod, Scrape
 from llmservice_operator.scaling.step_model import StepModelFit
@@ -86,6 +87,7 @@ class _Service:
     forecasts: bool = False
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
     latencies: LatencyWindow = field(default_factory=LatencyWindow)
+    idleness: Idleness = field(default_factory=Idleness)
     learned: Calibration | None = None
     is_known: bool = False
     """True once the service has been watched for long enough to know its load."""
@@ -141,6 +143,14 @@ class Fleet:
             if it.learned is not None and it.is_known
         }
 
+    def held_percent(self, key: Key, held_requests: int) -> float:
+        """Return the demand of requests that wait in a router, in percent of one replica."""
+        service = self._services.get(key)
+        if service is None:
+            return held_percent(held_requests, None, 0.0)
+        state = service.state
+        return held_percent(held_requests, state.capacity, state.cold_starts.estimate)
+
     async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]:
         """Wait for the end of the round at the time `at`, and return its reports or newer ones."""
         async with self._round_ended:
@@ -189,7 +199,7 @@ class Fleet:
             del self._services[gone]
         for key, manifest in manifests.items():
             try:
-                own[key] = self._assess(
+                own[key] = self._repeated_at_rest(key, manifest, replicas[key], at) or self._assess(
                     key,
                     manifest,
                     replicas[key],
@@ -233,6 +243,27 @@ class Fleet:
         self._scraped(answered, len(asked) - answered)
         return found
 
+    def _repeated_at_rest(
+        self, key: Key, manifest: Manifest, replicas: list[Replica], at: float
+    ) -> LoadReport | None:
+        """Return the last report of a service that had no replicas then and has none now.
+
+        None for any other service. An idle service therefore costs almost nothing.
+        """
+        service, last = self._services.get(key), self.reports.get(key)
+        if replicas or service is None or last is None:
+            return None
+        metadata = manifest["metadata"]
+        is_same = (service.uid, service.generation) == (
+            metadata["uid"],
+            metadata.get("generation", 0),
+        )
+        if not is_same or last.replicas or last.demand_percent is not None:
+            return None
+        return last.model_copy(
+            update={"at": at, "idle_seconds": None, "external_metrics": self._external_metrics()}
+        )
+
     def _assess(
         self,
         key: Key,
@@ -260,6 +291,7 @@ class Fleet:
             tuple(scaling_view(it, answers.get(it.name)) for it in replicas),
             routers,
         )
+        service.idleness = service.idleness.add(scrape)
         aim = _Aim(service.objective, service.target_percent, service.forecasts)
         reported_before = service.state.reported_percent
         service.state, assessment = aim.assess(service.state, scrape)
@@ -282,6 +314,9 @@ class Fleet:
             service.target_percent,
             learned or service.learned,
             self._external_metrics(),
+            # A load that is foreseen needs the replicas that have started for it.
+            None if assessment.foreseen_percent else service.idleness.seconds,
+            service.state.cold_starts.last,
         )
 
     def _initial_state(self, manifest: Manifest) -> ScalingState:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from llmservice_operator.api import Manifest
@@ -35,8 +35,10 @@ from llmservice_operator.metrics_server.registration import (
     Registration,
 )
 from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
+from llmservice_operator.metrics_server.rest import why_no_replica_comes
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
 from llmservice_operator.metrics_server.secure_server import SecureServer
+from llmservice_operator.metrics_server.waking import Waking, add_wakes
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
@@ -89,8 +91,23 @@ class MetricsServer:
             lambda: cache.of_kind(PODS),
             routers.send,
             refused.note,
+            why_no_replica_comes=lambda key: why_no_replica_comes(
+                cache.service(key), datetime.now(UTC)
+            ),
+            rests=lambda key: waking.rests(key),
         )
-        reflector = self._reflector(cluster, cache, updates.note, metrics, health)
+        waking = Waking(
+            lambda: cache.of_kind(LLMSERVICES),
+            lambda: cache.of_kind(PODS),
+            routers.next_held,
+            lambda key, held: fleet.held_percent(key, held),
+        )
+
+        def note(key: Key) -> None:
+            updates.note(key)
+            waking.note()
+
+        reflector = self._reflector(cluster, cache, note, metrics, health)
         for kind in (LLMSERVICES, PODS):
             metrics.read_cache(
                 kind.plural,
@@ -110,14 +127,17 @@ class MetricsServer:
         )
         metrics.read_reports(lambda: fleet.reports)
         metrics.read_leadership(settings.lease_name, self._is_leader)
+        reports = create_report_app(fleet)
+        add_wakes(reports, waking)
         servers = [
             await start_server(create_app(metrics, health), settings.health_port),
-            await start_server(create_report_app(fleet), own.scaling_port),
+            await start_server(reports, own.scaling_port),
         ]
         # A draining process still serves reports, so the watches run until the process exits.
         self._tasks.start("watches", reflector.run(asyncio.Event()))
         self._tasks.start("audit", reflector.audit())
-        self._tasks.start("router-updates", _inform_routers(updates, reflector.loaded))
+        self._tasks.start("router-updates", _once(reflector.loaded, updates.run))
+        self._tasks.start("waking", _once(reflector.loaded, waking.run))
         lease = Lease(cluster, settings.namespace, settings.lease_name)
         ending = [self._tasks.start("lead", self._lead(lease, settings.lease_seconds))]
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
@@ -281,9 +301,9 @@ async def _write_last(store: CalibrationStore, fleet: Fleet, cache: Cache) -> No
             await store.write(time.time(), fleet.learned, _services(cache), is_last=True)
 
 
-async def _inform_routers(updates: RouterUpdates, loaded: asyncio.Event) -> None:
+async def _once(loaded: asyncio.Event, run: Callable[[], Awaitable[None]]) -> None:
     await loaded.wait()
-    await updates.run()
+    await run()
 
 
 def _services(cache: Cache) -> dict[Key, Manifest]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
@@ -16,6 +17,9 @@ from llmservice_operator.scaling.latency import Latencies, percentile_millisecon
 from llmservice_operator.scaling.signals import ReplicaReport
 from llmservice_operator.scaling.traffic import FEWEST_REQUESTS
 from llmservice_operator.workload import Replica
+
+_LOADING: Final = "loading"
+"""State of an adapter that a model server is loading."""
 
 
 def scaling_view(replica: Replica, answer: EngineAnswer | None) -> ReplicaReport:
@@ -31,6 +35,7 @@ def scaling_view(replica: Replica, answer: EngineAnswer | None) -> ReplicaReport
         replica.is_leaving,
         answer.snapshot if answer else None,
         None if scheduled_since is None else scheduled_since.timestamp(),
+        any(it.state == _LOADING for it in (answer and answer.adapters) or ()),
     )
 
 
@@ -43,6 +48,8 @@ def build_report(
     target_percent: float,
     calibration: Calibration | None,
     external_metrics: ExternalMetrics,
+    idle_seconds: float | None = None,
+    last_start_seconds: float | None = None,
 ) -> LoadReport:
     """Return the report; `answers` contains the newest answer of each replica."""
     serving = [it for it in replicas if it.serves]
@@ -79,6 +86,8 @@ def build_report(
         requests_waiting=total.of(lambda answer: answer.snapshot.waiting),
         calibration=None if calibration is None else _without_history(calibration),
         external_metrics=external_metrics,
+        idle_seconds=idle_seconds,
+        last_start_seconds=last_start_seconds,
     )
 
 

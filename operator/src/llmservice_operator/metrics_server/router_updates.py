@@ -49,6 +49,8 @@ ROUND_SECONDS: Final = 2.0
 """Longest time in seconds for which a round waits for the reports of the routers."""
 TIMEOUT_SECONDS: Final = 3.0
 CONNECTIONS: Final = 100
+MOST_WATCHES: Final = 20_000
+"""Largest number of connections on which a router pod is asked for its next held request."""
 LONGEST_REPORT: Final = 64 * 1024
 """Longest report that is read, in bytes. A pod may run any program."""
 
@@ -93,10 +95,14 @@ class RouterUpdates:
         on_report: OnReport,
         pauses: tuple[float, ...] = PAUSES,
         now: Callable[[], float] = time.time,
+        why_no_replica_comes: Callable[[Key], str | None] = lambda _: None,
+        rests: Callable[[Key], bool] = lambda _: False,
     ) -> None:
         """`pods_of` returns the pods of the replicas of a service, and `pods` returns all pods.
 
-        `now` returns the Unix time in seconds.
+        `now` returns the Unix time in seconds. `why_no_replica_comes` returns a sentence for the
+        clients of a service that will have no replica; None if it may have one. `rests` returns
+        whether a service has no replicas because nobody uses it.
         """
         self._pods_of = pods_of
         self._pods = pods
@@ -104,6 +110,8 @@ class RouterUpdates:
         self._on_report = on_report
         self._pauses = pauses
         self._now = now
+        self._why_no_replica_comes = why_no_replica_comes
+        self._rests = rests
         self._routers: defaultdict[Key, dict[tuple[str, int], _Router]] = defaultdict(dict)
         """Router pods of each service, by the pod's UID and the restarts of its container."""
         self._changed: set[Key] = set()
@@ -113,10 +121,12 @@ class RouterUpdates:
         """Ask the routers of all services for a report now, and return all router pods.
 
         A router that did not answer the last time is asked after its pause, and not by this call.
+        The routers of services that rest are left out. Other questions wait in them.
         """
         routers = [
             (key, f"{uid}/{restarts}", router.ask() if router.answers else None)
             for key, of_service in self._routers.items()
+            if not self._rests(key)
             for (uid, restarts), router in of_service.items()
         ]
         asked = [each for _, _, each in routers if each is not None]
@@ -174,6 +184,13 @@ class RouterUpdates:
                 router.informing = tasks.create_task(self._keep_informed(key, router))
             if not known:
                 del self._routers[key]
+            elif self._is_due(key):
+                self._inform(key)
+
+    def _is_due(self, key: Key) -> bool:
+        """Return whether the time has changed the reason why no replica comes."""
+        why = self._why_no_replica_comes(key)
+        return any(it.wanted.refusal != why for it in self._routers[key].values())
 
     def _inform(self, key: Key) -> None:
         wanted = self._list(key)
@@ -186,7 +203,13 @@ class RouterUpdates:
         namespace, service = key
         replicas = sorted(replicas_of(self._pods_of(key)), key=lambda each: each.name)
         listed = tuple(found for each in replicas if (found := _listed(each)) is not None)
-        return ReplicaList(namespace=namespace, service=service, replicas=listed[:MOST_REPLICAS])
+        serves = any(each.serves for each in replicas)
+        return ReplicaList(
+            namespace=namespace,
+            service=service,
+            replicas=listed[:MOST_REPLICAS],
+            refusal=None if serves else self._why_no_replica_comes(key),
+        )
 
     async def _keep_informed(self, key: Key, router: _Router) -> None:
         failures = 0
@@ -247,39 +270,69 @@ class RouterClient:
 
     def __init__(self, port: int = names.MANAGEMENT_PORT) -> None:
         self._port = port
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-        )
+        self._session = _session(CONNECTIONS)
+        self._watches = _session(MOST_WATCHES)
 
     async def close(self) -> None:
         await self._session.close()
+        await self._watches.close()
 
     async def send(self, address: str, listed: ReplicaList) -> RouterReport | None:
         """Send a list to the router pod at an address. Return the router's report, or None if the
         router has not accepted the list.
         """
+        body = listed.model_dump_json(by_alias=True)
+        return await self._ask(self._session, "PUT", address, names.ROUTER_REPLICAS_PATH, body)
+
+    async def next_held(self, address: str, seconds: float) -> int | None:
+        """Return the number of requests that the router pod at an address holds, as soon as it
+        holds one.
+
+        After this number of seconds, the result is 0. It is None without an answer.
+        """
+        path = f"{names.ROUTER_HELD_PATH}?wait={seconds:g}"
+        found = await self._ask(self._watches, "GET", address, path, None, seconds)
+        return None if found is None else found.held_requests
+
+    async def _ask(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        address: str,
+        path: str,
+        body: str | None,
+        seconds: float = 0.0,
+    ) -> RouterReport | None:
+        """Send a request that the router answers within `seconds`. None without a valid report."""
         try:
             host = f"[{address}]" if ip_address(address).version == 6 else address
-            async with self._session.put(
-                f"http://{host}:{self._port}{names.ROUTER_REPLICAS_PATH}",
-                data=listed.model_dump_json(by_alias=True),
+            async with session.request(
+                method,
+                f"http://{host}:{self._port}{path}",
+                data=body,
                 headers={"content-type": "application/json"},
                 allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    total=seconds + TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS
+                ),
             ) as answer:
                 if answer.status != HTTPStatus.OK:
-                    logger.debug("the router pod at %s refuses a list: %d", address, answer.status)
+                    logger.debug("the router pod at %s refuses: %d", address, answer.status)
                     return None
-                body = b""
+                report = b""
                 async for chunk in answer.content.iter_any():
-                    body += chunk
-                    if len(body) > LONGEST_REPORT:
+                    report += chunk
+                    if len(report) > LONGEST_REPORT:
                         raise aiohttp.ClientPayloadError("the report is too long")
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             logger.debug("the router pod at %s does not answer: %s", address, error)
             return None
         try:
-            return RouterReport.model_validate_json(body)
+            return RouterReport.model_validate_json(report)
         except ValidationError:
             logger.debug("the router pod at %s sends no valid report", address)
             return None
+
+
+def _session(connections: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, Literal
 
+from llmservice_operator.router.held import NoReplicaComes
 from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.routing.handover import (
     Ended,
@@ -72,13 +73,21 @@ class Chooser:
     _numbers: Iterator[int] = field(default_factory=count)
     _waiting: dict[int, asyncio.Future[Chosen]] = field(default_factory=dict)
     """The held requests, by their numbers."""
+    holds: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while a request is held."""
+    _refusal: str | None = None
+    """Sentence with which requests are refused while there is no replica. None if they wait."""
 
     @property
     def router(self) -> Router:
         return self.holding.router
 
-    def update(self, replicas: Sequence[ReplicaView]) -> None:
-        """Replace the known replicas by those in a line from the supervisor."""
+    def update(self, replicas: Sequence[ReplicaView], refusal: str | None = None) -> None:
+        """Replace the known replicas by those in a line from the supervisor.
+
+        With a `refusal`, no replica will come. Without a replica, requests are then refused with
+        this sentence instead of being held.
+        """
         for name in self._address_of.keys() - {each.name for each in replicas}:
             self.router.remove(name)
             self.owners.forget(name)
@@ -92,7 +101,16 @@ class Chooser:
             if each.is_draining:
                 self.router.drain(each.name)
         self.is_informed = True
+        self._refusal = refusal
         self._release()
+        if self._refuses():
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(NoReplicaComes(refusal))
+
+    def _refuses(self) -> bool:
+        replicas = self.router.replicas.values()
+        return self._refusal is not None and not any(each.is_open for each in replicas)
 
     def _hear(self, view: ReplicaView) -> None:
         replica, report = self.router.replicas[view.name], view.report
@@ -167,15 +185,20 @@ class Chooser:
         With `among`, only replicas with these names are chosen.
         While every replica would respond too late, or there is none, wait for at most `seconds`,
         and then return None. Call `on_wait` before the wait. `waits_elsewhere` says that the
-        request goes on waiting after that. Raises TooManyHeld.
+        request goes on waiting after that. Raises TooManyHeld, and NoReplicaComes if no replica
+        will come.
         """
         number = next(self._numbers)
         request = Request(number, prompt, size, key, among=among)
         pick = self.holding.pick(request, self.clock())
         if pick is not None:
             return self._chosen(number, prompt, pick, among)
+        if self._refuses():
+            self.holding.leave(number)
+            raise NoReplicaComes(self._refusal)
         chosen = self._waiting[number] = asyncio.get_running_loop().create_future()
         is_over, begun = False, self.clock()
+        self.holds.set()
         try:
             await on_wait()
             await asyncio.wait({chosen}, timeout=seconds)
@@ -186,7 +209,9 @@ class Chooser:
             end = End.MOVED if waits_elsewhere else End.TIMED_OUT
             self.holding.leave(number, end if is_late else End.CLIENT_LEFT)
             del self._waiting[number]
-            if chosen.done() and not is_over:  # the client left
+            if not self._waiting:
+                self.holds.clear()
+            if chosen.done() and chosen.exception() is None and not is_over:  # the client left
                 self.ended(chosen.result())
         return chosen.result() if chosen.done() else None
 

@@ -17,6 +17,7 @@ from llmservice_operator.router.client_limits import ClientLimits
 from llmservice_operator.router.deadly import DeadlyRequests
 from llmservice_operator.router.envoy_names import SEEN_BODY_BYTES, SMALL_BODY_BYTES, STORED_PATH
 from llmservice_operator.router.grants import WAIT_SECONDS, Grants
+from llmservice_operator.router.held import NoReplicaComes
 from llmservice_operator.router.messages import (
     CONTINUE_HEADERS,
     CONTINUE_RESPONSE,
@@ -232,6 +233,8 @@ class Exchange:
                 self._chosen = await self._choose_or_wait(body)
             except TooManyHeld:
                 return _TOO_MANY_HELD
+            except NoReplicaComes as error:
+                return Refusal(503, str(error), _NO_REPLICA.outcome)
         held = self._held_before() + chooser.clock() - begun
         forwarder = None if self.is_forwarded else self.parts.forwarder
         if self._chosen is None:

@@ -8,6 +8,10 @@ class TooManyHeld(Exception):
     """The waiting requests, or the bytes of their bodies, would exceed a limit."""
 
 
+class NoReplicaComes(Exception):
+    """The request would wait for a replica that will not come. The text is for its client."""
+
+
 class HeldRequests:
     """Counts the requests that wait for a replica, and the bytes of their bodies."""
 

@@ -31,7 +31,7 @@ from llmservice_operator.router.followers import Followers
 from llmservice_operator.router.following import Following
 from llmservice_operator.router.grants import Grants
 from llmservice_operator.router.picker_metrics import PickerMetrics
-from llmservice_operator.router.picker_status import PickerStatus, serve_status
+from llmservice_operator.router.picker_status import PickerStatus, serve_held, serve_status
 from llmservice_operator.router_settings import ROUTER_PREFIX, RouterSettings
 from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.router import Router
@@ -136,7 +136,9 @@ class Picker:
                 f"port {port} cannot be served; set {ROUTER_PREFIX}PICKER_PORT to a free one"
             ) from error
         await server.start()
-        status = await serve_status(self._status, self._settings.run_directory)
+        folder = self._settings.run_directory
+        status = await serve_status(self._status, folder)
+        held = await serve_held(self._parts.chooser.holds.wait, folder)
         loop, listening = asyncio.get_running_loop(), asyncio.ensure_future(self._listen())
         ending = asyncio.ensure_future(asyncio.Event().wait())
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -152,6 +154,7 @@ class Picker:
             listening.cancel()
             ending.cancel()
             status.close()
+            held.close()
             await self._following.close()
             if gateways is not None:
                 await gateways.stop(grace=None)
@@ -228,7 +231,7 @@ class Picker:
             except ValueError as error:
                 logger.error("a line of the supervisor is not valid: %s", error)
                 continue
-            self._parts.chooser.update(view.replicas)
+            self._parts.chooser.update(view.replicas, view.refusal)
             self._followers.admit(view.other_pickers)
             self._following.update(view.other_pickers)
 

@@ -1,7 +1,12 @@
-"""Takes the lists of replicas that the metrics servers send, and answers with the pod's report."""
+"""Takes the lists of replicas that the metrics servers send, and answers with the pod's report.
+
+A metrics server may also ask for the next held request, so that it notices the first request to a
+service without replicas at once.
+"""
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -10,8 +15,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from llmservice_operator.api.router_messages import ReplicaList
-from llmservice_operator.names import ROUTER_REPLICAS_PATH
-from llmservice_operator.router.picker_status import read_status
+from llmservice_operator.names import ROUTER_HELD_PATH, ROUTER_REPLICAS_PATH
+from llmservice_operator.router.picker_status import read_status, wait_until_held
 from llmservice_operator.router.replicas import KNOWN_SECONDS, LOOKUP_SECONDS, Replicas, Resolve
 from llmservice_operator.router_settings import RouterSettings
 
@@ -22,6 +27,13 @@ SENDERS_PERIOD_SECONDS: Final = 5.0
 MOST_SENDERS: Final = 100
 ARRIVAL_SECONDS: Final = 2.0
 """Longest time in seconds for which a list may arrive."""
+REFUSAL_SECONDS: Final = 60.0
+"""Time in seconds after which a refusal that no metrics server repeats is forgotten."""
+LONGEST_WATCH_SECONDS: Final = 600.0
+MOST_WATCHES: Final = 100
+"""Largest number of questions for the next held request that wait at the same time."""
+LEFT_SECONDS: Final = 5.0
+"""Longest time in seconds until a question whose sender has left ends."""
 
 
 class ReplicaUpdates:
@@ -47,10 +59,22 @@ class ReplicaUpdates:
         self.accepted = 0
         """Number of lists that were accepted."""
         self.refused = 0
+        self._refusal: str | None = None
+        self._refusal_until = -math.inf
+        self.watches = 0
+        """Number of questions that wait for a held request."""
+        self._ends = asyncio.Event()
+
+    @property
+    def refusal(self) -> str | None:
+        """Sentence of the metrics servers about why no replica will come; None if one may come."""
+        return self._refusal if self._clock() < self._refusal_until else None
 
     def add_to(self, app: web.Application) -> None:
-        """Add the route to the application of the management port."""
+        """Add the routes to the application of the management port."""
         app.router.add_put(ROUTER_REPLICAS_PATH, self._take)
+        app.router.add_get(ROUTER_HELD_PATH, self._watch)
+        app.on_shutdown.append(self._end_watches)
 
     async def run(self) -> None:
         """Look up the metrics servers for ever."""
@@ -88,7 +112,46 @@ class ReplicaUpdates:
         if (listed.namespace, listed.service) != own:
             return self._refuse(403, "the list is about another service")
         self._replicas.tell(listed.replicas)
+        if listed.refusal != self.refusal:
+            self._replicas.changed.set()
+        self._refusal, self._refusal_until = listed.refusal, self._clock() + REFUSAL_SECONDS
         self.accepted += 1
+        return await self._report()
+
+    async def _watch(self, request: web.Request) -> web.Response:
+        """Answer as soon as this pod holds a request, or after the given time."""
+        if not self.knows(request.remote):
+            return self._refuse(403, "only the metrics server may ask for held requests")
+        try:
+            seconds = min(float(request.query.get("wait", "0")), LONGEST_WATCH_SECONDS)
+        except ValueError:
+            return self._refuse(400, "wait must be a number of seconds")
+        if self.watches >= MOST_WATCHES:
+            return self._refuse(503, "too many questions wait for a held request")
+        deadline = self._clock() + seconds
+        self.watches += 1
+        waits = (
+            asyncio.ensure_future(wait_until_held(self._settings.run_directory)),
+            asyncio.ensure_future(self._ends.wait()),
+        )
+        try:
+            while not any(each.done() for each in waits):
+                left = deadline - self._clock()
+                if not left > 0 or request.transport is None or request.transport.is_closing():
+                    break
+                await asyncio.wait(
+                    waits, timeout=min(left, LEFT_SECONDS), return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            self.watches -= 1
+            for each in waits:
+                each.cancel()
+        return await self._report()
+
+    async def _end_watches(self, _: web.Application) -> None:
+        self._ends.set()
+
+    async def _report(self) -> web.Response:
         report = (await read_status(self._settings.run_directory)).report
         return web.json_response(text=report.model_dump_json(by_alias=True))
 

@@ -66,6 +66,8 @@ class View:
     replicas: Annotated[tuple[ReplicaView, ...], AfterValidator(_unambiguous)]
     other_pickers: tuple[Address, ...] = ()
     """Addresses and ports of the pickers in the other router pods."""
+    refusal: str | None = None
+    """Sentence with which requests are refused while there is no replica. None if they wait."""
 
 
 _VIEW = TypeAdapter(View)

@@ -242,7 +242,9 @@ class Supervisor:
                 # If the picker chose a replica that Envoy does not know yet, Envoy would find no
                 # endpoint for the request.
                 await self._wait_until_read(version)
-            self._line = replica_view.encode(View(views, self._other_pickers))
+            self._line = replica_view.encode(
+                View(views, self._other_pickers, self._updates.refusal)
+            )
             self.picker.write(self._line)
             try:
                 async with asyncio.timeout(LINE_SECONDS):

@@ -94,6 +94,9 @@ class ScalingState:
     """Time of the first known demand after the last gap."""
     unmet_demand: UnmetDemand | None = None
     """Last known demand, if it exceeded the Ready replicas."""
+    capacity: float | None = None
+    """Last known rate of requests per second of the usual mix that one replica sustains. None
+    before the first one of this process, and after a change of the engine."""
     history: LoadHistory = field(default_factory=LoadHistory)
     """Load of the last two weeks. Empty without forecasts."""
 
@@ -109,6 +112,7 @@ class ScalingState:
             self,
             fit=StepModelFit.after(self.fit.model, guess),
             engine_since=since,
+            capacity=None,
             history=self.history if keeps_history else LoadHistory(),
         )
 
@@ -256,7 +260,8 @@ def _assess(
     window = scale_down_window(cold_start, bursty)
     if scrape.at > state.known_at + GAP_SECONDS:
         state = replace(state, resumed_at=scrape.at)
-    state = replace(state, known_at=scrape.at)
+    capacity = rate * state.factor.value
+    state = replace(state, known_at=scrape.at, capacity=capacity)
     if scrape.at < state.resumed_at + window:
         # Nothing remembers the recommendations of before the gap, so the replicas stay.
         percent = max(percent, target_percent * len(ready))
@@ -273,7 +278,7 @@ def _assess(
             for report in ready
             if report.name in tracking.rates
         },
-        capacity=rate * state.factor.value,
+        capacity=capacity,
         scale_down_window_seconds=window,
         is_bursty=bursty,
         attainment=attainment,

@@ -42,6 +42,14 @@ class ColdStarts:
         return ordered[max(math.ceil(PERCENTILE * len(ordered)) - 1, 0)]
 
     @property
+    def last(self) -> float | None:
+        """Seconds from the creation of the last replica that became Ready until it was Ready. None
+        while no start is known.
+        """
+        waits = self.waits[-1] if self.waits else 0.0
+        return waits + self.seconds[-1] if self.seconds else None
+
+    @property
     def node_wait(self) -> float:
         """Seconds for which a replica usually waits for a node: the median, because one long wait
         for free GPUs says nothing about the next. 0 while no wait is known.

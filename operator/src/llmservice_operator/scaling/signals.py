@@ -183,6 +183,8 @@ class ReplicaReport:
     scheduled_at: float | None = None
     """Time when the last of its pods got a node. None if a pod has none, or if the time is
     unknown."""
+    is_loading_adapter: bool = False
+    """Whether the replica loads a LoRA adapter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def first_replicas(service: LLMService) -> int:
     autoscaling = service.spec.autoscaling
     if autoscaling is None or service.spec.suspend:
         return service.spec.desired_replicas
-    return autoscaling.clamp(_scaled_to(service) or autoscaling.min_replicas)
+    return autoscaling.clamp(_scaled_to(service) or autoscaling.fewest_running)
 
 
 def resumed_replicas(service: LLMService, live: Manifest) -> int:

@@ -1,0 +1,110 @@
+"""Client of the metrics server: waits in the background for services that must be woken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import aiohttp
+from pydantic import TypeAdapter, ValidationError
+
+from llmservice_operator import names
+from llmservice_operator.api.wake import Wake
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS: Final = 30.0
+"""Time in seconds after which the metrics server answers even without a service to wake."""
+TIMEOUT_SECONDS: Final = 3.0
+"""Longest time in seconds that the connection and the transfer of an answer take."""
+AGAIN_SECONDS: Final = 0.5
+"""Time in seconds between two questions while services must be woken."""
+AWAY_SECONDS: Final = 1.0
+"""Time in seconds between two questions while the metrics server does not answer."""
+KEPT_SECONDS: Final = 10.0
+"""Time in seconds for which an answer is used. The metrics server repeats it while it is true."""
+LONGEST_ANSWER_BYTES: Final = 4 * 2**20
+
+_WAKES = TypeAdapter(dict[str, Wake])
+
+
+class WakeClient:
+    """Keeps the services that must be woken. `run` waits for them."""
+
+    def __init__(
+        self,
+        url: str | None,
+        on_wake: Callable[[tuple[str, str]], None] = lambda _: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`url` is the metrics server's address without a path, or None if there is no metrics
+        server.
+
+        `on_wake` is called with the namespace and name of each service that must be woken, and
+        again while it must be woken.
+        """
+        self._url = url and f"{url.rstrip('/')}{names.WAKES_PATH}"
+        self._on_wake = on_wake
+        self._monotonic = monotonic
+        self._wakes: Mapping[str, Wake] = {}
+        self._answered_at = 0.0
+        self._is_answering = True
+
+    def read(self, namespace: str, name: str) -> Wake | None:
+        """Return the requests that wait for this service to wake; None if there are none."""
+        if self._monotonic() - self._answered_at > KEPT_SECONDS:
+            return None
+        return self._wakes.get(f"{namespace}/{name}")
+
+    async def run(self) -> None:
+        """Wait until cancelled. Without a metrics server, return immediately."""
+        if not self._url:
+            return
+        timeout = aiohttp.ClientTimeout(
+            total=WAIT_SECONDS + TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS
+        )
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while True:
+                pause = await self.ask(session, self._url)
+                await asyncio.sleep(pause)
+
+    async def ask(self, session: aiohttp.ClientSession, url: str) -> float:
+        """Wait once for services that must be woken. Return the seconds until the next time."""
+        began = self._monotonic()
+        try:
+            found = await self._read(session, url)
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
+            # Only the first failure of an outage is logged as a warning.
+            level = logging.WARNING if self._is_answering else logging.DEBUG
+            logger.log(level, "no wakes from %s: %s", url, str(error) or "no answer in time")
+            self._is_answering = False
+            return AWAY_SECONDS
+        self._is_answering = True
+        self._wakes, self._answered_at = found, self._monotonic()
+        for each in found:
+            namespace, _, name = each.partition("/")
+            self._on_wake((namespace, name))
+        # A metrics server that is about to end answers at once.
+        is_early = self._monotonic() - began < AGAIN_SECONDS
+        return AGAIN_SECONDS if found or is_early else 0.0
+
+    async def _read(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Wake]:
+        """Raises ClientError or TimeoutError if the request fails, ValueError for an answer that
+        names no services, and RecursionError for an answer that is nested too deeply.
+        """
+        params = {"wait": f"{WAIT_SECONDS:g}"}
+        async with session.get(url, params=params, allow_redirects=False) as answer:
+            if answer.status != 200:
+                raise ValueError(f"the answer has status {answer.status}")
+            text = bytearray()
+            async for chunk in answer.content.iter_any():
+                text += chunk
+                if len(text) > LONGEST_ANSWER_BYTES:
+                    raise ValueError(f"the answer has more than {LONGEST_ANSWER_BYTES} bytes")
+        try:
+            return _WAKES.validate_json(bytes(text))
+        except ValidationError as error:
+            raise ValueError("the answer names no services") from error

@@ -1,0 +1,205 @@
+"""Notices at once when a router holds a request for a service without replicas.
+
+One question waits in each router pod of such a service until the pod holds a request. An idle
+service therefore costs almost nothing.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.wake import Wake
+from llmservice_operator.cluster import Key
+from llmservice_operator.metrics_server.rest import may_wake
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS: Final = 300.0
+"""Longest time in seconds for which a question waits in a router pod."""
+AGAIN_SECONDS: Final = 1.0
+"""Time in seconds between two questions to a router pod that holds requests."""
+PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Pauses in seconds after questions that a router pod did not answer. The last one is repeated."""
+SEARCH_SECONDS: Final = 10.0
+"""Longest time in seconds between two searches for router pods."""
+GATHER_SECONDS: Final = 0.5
+"""Time in seconds for which changes are gathered before a search."""
+LONGEST_WAIT_SECONDS: Final = 60.0
+"""Longest time in seconds for which an operator may wait for a service that must be woken."""
+
+Ask = Callable[[str, float], Awaitable[int | None]]
+"""Asks the router pod at an address for its held requests. The answer comes when there is one, or
+after a number of seconds. None without an answer."""
+
+_WAKES = TypeAdapter(dict[str, Wake])
+
+
+class _Pod(NamedTuple):
+    """A router pod of a service without replicas, from one start of its container to the next."""
+
+    key: Key
+    uid: str
+    restarts: int
+    address: str
+
+
+class Waking:
+    """Watches the routers of all services without replicas."""
+
+    def __init__(
+        self,
+        services: Callable[[], Iterable[Manifest]],
+        pods: Callable[[], Iterable[Manifest]],
+        ask: Ask,
+        held_percent: Callable[[Key, int], float],
+        pauses: tuple[float, ...] = PAUSES,
+    ) -> None:
+        """`held_percent` returns the demand of held requests, in percent of one replica."""
+        self._services = services
+        self._pods = pods
+        self._ask = ask
+        self._held_percent = held_percent
+        self._pauses = pauses
+        self._watches: dict[_Pod, asyncio.Task[None]] = {}
+        self._held: defaultdict[Key, dict[_Pod, int]] = defaultdict(dict)
+        """Requests that wait in the router pods of each service that must be woken."""
+        self._resting: set[Key] = set()
+        self._is_changed = asyncio.Event()
+        self._news = asyncio.Condition()
+        self._ends = False
+
+    @property
+    def watched(self) -> int:
+        """Number of router pods in which a question waits."""
+        return len(self._watches)
+
+    def rests(self, key: Key) -> bool:
+        """Return whether a service has no replicas until its next request."""
+        return key in self._resting
+
+    def note(self) -> None:
+        """Note that a service or a pod has changed."""
+        self._is_changed.set()
+
+    def wakes(self) -> dict[Key, Wake]:
+        """Return the services that must be woken now."""
+        found = {key: sum(held.values()) for key, held in self._held.items()}
+        return {
+            key: Wake(held_requests=held, held_percent=self._held_percent(key, held))
+            for key, held in found.items()
+        }
+
+    async def next_wakes(self, seconds: float) -> Mapping[Key, Wake]:
+        """Return the services that must be woken, as soon as there is one.
+
+        Without one, the result after this number of seconds is empty.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._news:
+                await self._news.wait_for(lambda: self._held or self._ends)
+        return self.wakes()
+
+    async def end(self) -> None:
+        """Let all callers of `next_wakes` return now."""
+        self._ends = True
+        async with self._news:
+            self._news.notify_all()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._is_changed.clear()
+                self._search(tasks)
+                await asyncio.sleep(GATHER_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SEARCH_SECONDS):
+                        await self._is_changed.wait()
+
+    def _search(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to watch the router pods of services without replicas, and leave all others."""
+        found = set(self._find())
+        for gone in self._watches.keys() - found:
+            self._watches.pop(gone).cancel()
+            self._forget(gone)
+        for new in found - self._watches.keys():
+            self._watches[new] = tasks.create_task(self._watch(new))
+
+    def _find(self) -> Iterable[_Pod]:
+        resting = self._resting = {
+            (it["metadata"]["namespace"], it["metadata"]["name"])
+            for it in self._services()
+            if may_wake(it)
+        }
+        pods = list(self._pods()) if resting else []
+        for pod in pods:
+            if "deletionTimestamp" not in pod["metadata"] and not _is_over(pod):
+                resting.discard(_key(pod, names.SERVICE_LABEL))
+        for pod in pods:
+            metadata, status = pod["metadata"], pod.get("status", {})
+            key = _key(pod, names.ROUTER_LABEL)
+            if key in resting and status.get("podIP") and status.get("phase") == "Running":
+                containers = status.get("containerStatuses", ())
+                restarts = sum(each.get("restartCount", 0) for each in containers)
+                yield _Pod(key, metadata["uid"], restarts, status["podIP"])
+
+    async def _watch(self, pod: _Pod) -> None:
+        failures, clock = 0, asyncio.get_running_loop()
+        while True:
+            began = clock.time()
+            held = await self._ask(pod.address, WATCH_SECONDS)
+            if held:
+                self._held[pod.key][pod] = held
+                async with self._news:
+                    self._news.notify_all()
+                await asyncio.sleep(AGAIN_SECONDS)
+                self._forget(pod)
+            elif held is None or clock.time() - began < WATCH_SECONDS / 2:
+                await asyncio.sleep(self._pauses[min(failures, len(self._pauses) - 1)])
+                failures += 1
+                continue
+            failures = 0
+
+    def _forget(self, pod: _Pod) -> None:
+        self._held[pod.key].pop(pod, None)
+        if not self._held[pod.key]:
+            del self._held[pod.key]
+
+
+def _key(pod: Manifest, label: str) -> Key:
+    metadata = pod["metadata"]
+    return metadata["namespace"], (metadata.get("labels") or {}).get(label, "")
+
+
+def _is_over(pod: Manifest) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def add_wakes(app: web.Application, waking: Waking) -> None:
+    """Add the route at which operators wait for services that must be woken."""
+
+    async def wakes(request: web.Request) -> web.Response:
+        try:
+            seconds = min(float(request.query.get("wait", "0")), LONGEST_WAIT_SECONDS)
+        except ValueError:
+            message = f"wait must be a number of seconds: {names.WAKES_PATH}?wait=30"
+            return web.json_response({"message": message}, status=400)
+        found = await waking.next_wakes(seconds)
+        body = _WAKES.dump_json(
+            {f"{namespace}/{name}": it for (namespace, name), it in found.items()}, by_alias=True
+        )
+        return web.Response(body=body, content_type="application/json")
+
+    async def end(_: web.Application) -> None:
+        await waking.end()
+
+    app.router.add_get(names.WAKES_PATH, wakes)
+    app.on_shutdown.append(end)

@@ -1,0 +1,263 @@
+"""Tests that a service without requests loses its replicas and that a request brings them back."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
+from llmservice_operator.api.wake import Wake
+from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, PODS, SCALED_OBJECTS
+from llmservice_operator.names import FIELD_MANAGER, MANAGED_BY_LABEL, SERVICE_LABEL
+from llmservice_operator.reconcile import LOOK_AT_IDLE_SECONDS
+from operator_support.report import a_report
+from operator_support.services import a_pod
+from operator_support.world import World, by
+
+OURS = ExternalMetrics(is_served=True, message="It is ours.")
+PROVIDERS = ("External", "KEDA", "Direct")
+KIND = {"apiVersion": PODS.api_version, "kind": PODS.kind}
+MANAGED = {MANAGED_BY_LABEL: FIELD_MANAGER}
+ROUTER = (DEPLOYMENTS, "llama-router")
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def idle(world: World, seconds: float | None, **fields: Any) -> LoadReport:
+    """Return a report about the replica, which nobody has used for this time."""
+    replica = ReplicaLoad(pod="llama-1", is_ready=True, running_requests=0)
+    known = {"external_metrics": OURS, "last_start_seconds": 42.0, "replicas": (replica,)}
+    at = world.now.timestamp()
+    return a_report(**{"at": at, "demand_percent": 1.0, "idle_seconds": seconds, **known, **fields})
+
+
+def see_replica(world: World, name: str = "llama-1") -> None:
+    pod = a_pod({"running": {}}, ready=True)
+    labels = {**pod["metadata"]["labels"], SERVICE_LABEL: "llama", **MANAGED}
+    named = {"name": name, "namespace": "team", "uid": f"uid-of-{name}", "labels": labels}
+    world.see({**pod, **KIND, "metadata": {**pod["metadata"], **named}})
+
+
+async def serve(world: World, provider: str, **autoscaling: Any) -> None:
+    """Create a service that may have no replicas, with one replica and a router that serves."""
+    world.report = idle(world, 0.0)
+    await world.serve(**by(provider, minReplicas=0, **autoscaling))
+    see_replica(world)
+    router = world.cluster.objects[ROUTER]
+    status = {"observedGeneration": router["metadata"].get("generation", 0)}
+    world.see({**router, "status": {**status, "readyReplicas": 2, "updatedReplicas": 2}})
+    await world.settle()
+    if provider == "KEDA":
+        world.keda_makes_its_hpa()
+    assert world.replicas == 1
+    assert world.status["router"]["phase"] == "Serving"
+
+
+async def rest(world: World) -> float | None:
+    """Let the service lose its replicas. Return the seconds until the next pass."""
+    world.report = idle(world, 900.0)
+    await world.settle()
+    if (AUTOSCALERS, "keda-hpa-llama") in world.cluster.objects:
+        # KEDA's HPA would start the workload again.
+        assert world.replicas == 1
+        world.lose(AUTOSCALERS, "keda-hpa-llama")
+        await world.settle()
+    assert world.replicas == 0
+    world.lose(PODS, "llama-1")
+    world.report = idle(world, 905.0, demand_percent=None, missing="NoReadyReplica", replicas=())
+    return await world.settle()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_service_without_requests_rests_and_the_next_request_wakes_it(
+    world: World, provider: str
+) -> None:
+    await serve(world, provider)
+    world.report = idle(world, 899.0)
+    await world.settle()
+    assert world.replicas == 1
+
+    assert await rest(world) == LOOK_AT_IDLE_SECONDS
+    # KEDA starts a workload without replicas, and the HPA does not.
+    assert not world.has(SCALED_OBJECTS)
+    assert world.has(AUTOSCALERS) == (provider == "External")
+
+    world.wake = Wake(held_requests=20, held_percent=200.0)
+    await world.settle()
+    assert world.replicas == 3
+    assert world.has(SCALED_OBJECTS) == (provider == "KEDA")
+    world.wake = None
+    await world.settle()
+    assert world.replicas == 3
+    assert [each["reason"] for each in world.status["autoscaling"]["decisions"]] == [
+        "a request came while no replica ran",
+        "no request for 900 s",
+    ]
+
+
+async def test_a_service_that_rests_is_ready_but_not_available(world: World) -> None:
+    await serve(world, "External")
+    await rest(world)
+    ready = world.condition("Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "Idle")
+    assert ready["message"] == (
+        "No replica runs, because there was no request for 900 s. The next request wakes the "
+        "service. The last start took 42 s."
+    )
+    available = world.condition("Available")
+    assert (available["status"], available["reason"]) == ("False", "Idle")
+    assert world.condition("Progressing")["status"] == "False"
+    active = world.condition("AutoscalingActive")
+    assert (active["status"], active["reason"]) == ("True", "Idle")
+    assert (world.status["ready"], world.status["autoscaling"]["desiredReplicas"]) == ("0/0", 0)
+    world.cluster.writes.clear()
+    await world.settle()
+    assert world.cluster.writes == []
+
+
+async def test_without_a_metrics_server_a_service_that_rests_is_not_ready(world: World) -> None:
+    await serve(world, "External")
+    await rest(world)
+    world.report = None
+    await world.settle()
+    ready = world.condition("Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "MetricsMissing")
+    assert world.replicas == 0
+
+
+async def test_a_start_that_takes_longer_than_a_request_waits_is_told(world: World) -> None:
+    await serve(world, "External")
+    world.report = idle(world, 0.0, last_start_seconds=301.0)
+    await world.settle()
+    assert (
+        "The last start of a replica took 301 s, but a request waits in the router for at most "
+        "300 s: raise router.holdTimeoutSeconds, or set autoscaling.minReplicas to 1."
+    ) in world.condition("Progressing")["message"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fields"),
+    [
+        (None, {}),
+        (899.0, {}),
+        (900.0, {"at": 0.0}),
+        (900.0, {"replicas": ()}),
+        (900.0, {"replicas": (ReplicaLoad(pod="llama-0", is_ready=True),)}),
+        (900.0, {"replicas": (ReplicaLoad(pod="llama-1", is_ready=False),)}),
+    ],
+    ids=["unknown", "recent", "old report", "no replica", "an earlier one", "one that starts"],
+)
+async def test_a_service_that_may_be_needed_keeps_its_replicas(
+    world: World, seconds: float | None, fields: dict[str, Any]
+) -> None:
+    await serve(world, "Direct")
+    world.report = idle(world, seconds, **fields)
+    await world.settle()
+    assert world.replicas == 1
+
+
+async def test_a_request_that_waits_keeps_the_replicas(world: World) -> None:
+    await serve(world, "Direct")
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    world.report = idle(world, 900.0)
+    await world.settle()
+    assert world.replicas == 1
+
+
+async def test_a_service_whose_clients_do_not_reach_the_router_yet_keeps_its_replicas(
+    world: World,
+) -> None:
+    world.report = idle(world, 900.0)
+    await world.serve(**by("Direct", minReplicas=0))
+    see_replica(world)
+    await world.settle()
+    assert world.status["router"]["phase"] == "Starting"
+    assert world.replicas == 1
+
+
+@pytest.mark.parametrize("mode", ["Paused", "Recommend"])
+async def test_a_mode_that_changes_no_replicas_neither_ends_nor_wakes_a_service(
+    world: World, mode: str
+) -> None:
+    await serve(world, "Direct")
+    await world.serve(**by("Direct", minReplicas=0, mode=mode))
+    world.report = idle(world, 900.0)
+    await world.settle()
+    assert world.replicas == 1
+    world.scale(0)
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    await world.settle()
+    assert world.replicas == 0
+    assert world.condition("Ready")["reason"] == "ScaledToZero"
+
+
+@pytest.mark.parametrize(
+    ("spec", "replicas"),
+    [
+        (by("External", minReplicas=2), 2),
+        ({"replicas": 3}, 3),
+        (by("External", minReplicas=0), 0),
+    ],
+    ids=["a minimum", "a fixed number", "the same"],
+)
+async def test_another_spec_takes_effect_on_a_service_that_rests(
+    world: World, spec: dict[str, Any], replicas: int
+) -> None:
+    await serve(world, "External")
+    await rest(world)
+    await world.serve(**spec)
+    assert world.replicas == replicas
+
+
+async def test_a_service_that_rests_is_suspended_and_resumed(world: World) -> None:
+    await serve(world, "External")
+    await rest(world)
+    await world.serve(**by("External", minReplicas=0), suspend=True)
+    assert world.condition("Ready")["reason"] == "Suspended"
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    await world.settle()
+    assert world.replicas == 0
+    world.wake = None
+    await world.serve(**by("External", minReplicas=0))
+    # The resumed service shows that it can start.
+    assert world.replicas == 1
+
+
+@pytest.mark.parametrize(
+    ("autoscaling", "woken"),
+    [
+        ({"metric": "RequestsWaiting", "targetRequestsWaiting": 10}, 2),
+        ({"metric": "KVCacheUsage"}, 1),
+        ({"maxReplicas": 2}, 2),
+        ({"targetGPUUtilization": 60}, 4),
+    ],
+)
+async def test_the_held_requests_decide_how_many_replicas_start(
+    world: World, autoscaling: dict[str, Any], woken: int
+) -> None:
+    await serve(world, "Direct", **autoscaling)
+    await rest(world)
+    world.wake = Wake(held_requests=20, held_percent=200.0)
+    await world.settle()
+    assert world.replicas == woken
+
+
+async def test_ten_cycles_leave_nothing_behind(world: World) -> None:
+    await serve(world, "KEDA")
+    for _ in range(10):
+        await rest(world)
+        world.wake = Wake(held_requests=1, held_percent=1.0)
+        await world.settle()
+        assert (world.replicas, world.has(SCALED_OBJECTS)) == (1, True)
+        world.keda_makes_its_hpa()
+        see_replica(world)
+        world.wake = None
+        world.now += timedelta(seconds=60)
+        world.report = idle(world, 0.0)
+        await world.settle()
+    world.cluster.writes.clear()
+    await world.settle()
+    assert world.cluster.writes == []

@@ -1,0 +1,327 @@
+"""Tests how a held request wakes a service: from a router pod to the operator, over real HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import BaseTestServer, TestServer
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.wake import Wake
+from llmservice_operator.cluster import Key
+from llmservice_operator.idle_client import KEPT_SECONDS, WakeClient
+from llmservice_operator.metrics_server import waking as module
+from llmservice_operator.metrics_server.rest import (
+    ROOM_SECONDS,
+    SETTLED_SECONDS,
+    may_wake,
+    why_no_replica_comes,
+)
+from llmservice_operator.metrics_server.waking import Waking, add_wakes
+from operator_support.services import NOW
+from shared_support.waiting import eventually_in_loop
+
+QWEN, LLAMA = ("team", "qwen"), ("team", "llama")
+
+
+def service(name: str, status: dict[str, Any] | None = None, **spec: Any) -> Manifest:
+    return {
+        "metadata": {"namespace": "team", "name": name},
+        "spec": {"autoscaling": {"minReplicas": 0, "maxReplicas": 4}, **spec},
+        "status": status or {},
+    }
+
+
+def pod(name: str, label: str, key: Key, **metadata: Any) -> Manifest:
+    return {
+        "metadata": {
+            **{"namespace": key[0], "name": name, "uid": f"uid-of-{name}"},
+            **{"labels": {label: key[1]}, **metadata},
+        },
+        "status": {"phase": "Running", "podIP": f"address-of-{name}"},
+    }
+
+
+@dataclass
+class World:
+    """Services and pods, and router pods that hold requests."""
+
+    services: dict[str, Manifest] = field(default_factory=dict)
+    pods: dict[str, Manifest] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+    """Number of requests that the router pod at each address holds."""
+    asked: list[str] = field(default_factory=list)
+    away: set[str] = field(default_factory=set)
+    is_held: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, key: Key, routers: int = 1) -> None:
+        self.services[key[1]] = service(key[1])
+        for number in range(routers):
+            name = f"{key[1]}-router-{number}"
+            self.pods[name] = pod(name, names.ROUTER_LABEL, key)
+
+    def add_replica(self, name: str, key: Key = QWEN, **metadata: Any) -> None:
+        self.pods[name] = pod(name, names.SERVICE_LABEL, key, **metadata)
+
+    def hold(self, router: str, requests: int) -> None:
+        self.held[f"address-of-{router}"] = requests
+        self.is_held.set()
+
+    async def ask(self, address: str, seconds: float) -> int | None:
+        assert seconds == module.WATCH_SECONDS
+        self.asked.append(address)
+        if address in self.away:
+            return None
+        while not self.held.get(address):
+            self.is_held.clear()
+            await self.is_held.wait()
+        return self.held[address]
+
+
+@asynccontextmanager
+async def watching(world: World) -> AsyncIterator[Waking]:
+    waking = Waking(
+        lambda: world.services.values(),
+        lambda: world.pods.values(),
+        world.ask,
+        lambda _, held: 10.0 * held,
+        pauses=(0.01, 0.02),
+    )
+    running = asyncio.create_task(waking.run())
+    try:
+        yield waking
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.add(QWEN, routers=2)
+    made.add(LLAMA)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)
+
+
+async def test_one_question_waits_in_each_router_pod_of_a_service_without_replicas(
+    world: World,
+) -> None:
+    world.add_replica("llama-1", LLAMA)
+    async with watching(world) as waking:
+        await eventually_in_loop(lambda: waking.watched == 2)
+        assert (waking.rests(QWEN), waking.rests(LLAMA)) == (True, False)
+        assert await waking.next_wakes(0.02) == {}
+    assert sorted(world.asked) == ["address-of-qwen-router-0", "address-of-qwen-router-1"]
+
+
+async def test_the_held_requests_of_all_router_pods_of_a_service_wake_it(world: World) -> None:
+    async with watching(world) as waking:
+        first = asyncio.ensure_future(waking.next_wakes(60))
+        await eventually_in_loop(lambda: waking.watched == 3)
+        assert not first.done()
+        world.hold("qwen-router-0", 3)
+        assert await first == {QWEN: Wake(held_requests=3, held_percent=30.0)}
+        world.hold("qwen-router-1", 4)
+        wanted = {QWEN: Wake(held_requests=7, held_percent=70.0)}
+        await eventually_in_loop(lambda: waking.wakes() == wanted)
+
+
+async def test_a_service_with_a_replica_is_no_longer_woken(world: World) -> None:
+    world.hold("qwen-router-0", 3)
+    async with watching(world) as waking:
+        await eventually_in_loop(lambda: QWEN in waking.wakes())
+        world.add_replica("qwen-1")
+        waking.note()
+        await eventually_in_loop(lambda: waking.watched == 1)
+        assert waking.wakes() == {}
+
+
+@pytest.mark.parametrize("state", ["leaving", "over"])
+async def test_a_replica_that_ends_keeps_no_service_asleep(world: World, state: str) -> None:
+    world.add_replica("qwen-1")
+    async with watching(world) as waking:
+        await eventually_in_loop(lambda: waking.watched == 1)
+        if state == "leaving":
+            world.add_replica("qwen-1", deletionTimestamp="2030-01-01T00:00:00Z")
+        else:
+            world.pods["qwen-1"]["status"]["phase"] = "Failed"
+        waking.note()
+        await eventually_in_loop(lambda: waking.watched == 3)
+
+
+async def test_requests_whose_clients_have_left_wake_nothing(world: World) -> None:
+    world.hold("qwen-router-0", 1)
+    async with watching(world) as waking:
+        await eventually_in_loop(lambda: QWEN in waking.wakes())
+        world.held.clear()
+        await eventually_in_loop(lambda: waking.wakes() == {})
+
+
+async def test_a_router_pod_that_does_not_answer_is_asked_again(world: World) -> None:
+    world.away = {"address-of-llama-router-0"}
+    async with watching(world) as waking:
+        await eventually_in_loop(lambda: world.asked.count("address-of-llama-router-0") > 3)
+        world.away.clear()
+        world.hold("llama-router-0", 1)
+        await eventually_in_loop(lambda: LLAMA in waking.wakes())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        service("qwen", autoscaling={"minReplicas": 1, "maxReplicas": 4}),
+        service("qwen", autoscaling={"maxReplicas": 4}),
+        service("qwen", autoscaling={"minReplicas": 0, "mode": "Paused"}),
+        service("qwen", autoscaling=None, replicas=0),
+        service("qwen", suspend=True),
+    ],
+)
+async def test_only_services_that_the_next_request_wakes_are_watched(
+    world: World, changed: Manifest
+) -> None:
+    assert not may_wake(changed)
+    world.services["qwen"] = changed
+    async with watching(world) as waking:
+        await eventually_in_loop(lambda: waking.watched == 1)
+    assert set(world.asked) == {"address-of-llama-router-0"}
+
+
+@asynccontextmanager
+async def served(waking: Waking) -> AsyncIterator[BaseTestServer]:
+    app = web.Application()
+    add_wakes(app, waking)
+    async with TestServer(app) as server:
+        yield server
+
+
+async def test_the_operator_learns_of_a_held_request_at_once_and_while_it_waits(
+    world: World,
+) -> None:
+    woken: list[Key] = []
+    async with watching(world) as waking, served(waking) as server:
+        client = WakeClient(str(server.make_url("/")), woken.append)
+        running = asyncio.create_task(client.run())
+        await eventually_in_loop(lambda: waking.watched == 3)
+        began = asyncio.get_running_loop().time()
+        world.hold("llama-router-0", 2)
+        await eventually_in_loop(lambda: woken)
+        print(f"woken after {asyncio.get_running_loop().time() - began:.3f} s")
+        assert client.read(*LLAMA) == Wake(held_requests=2, held_percent=20.0)
+        assert client.read(*QWEN) is None
+        await eventually_in_loop(lambda: len(woken) > 1)
+        world.add_replica("llama-1", LLAMA)
+        waking.note()
+        await eventually_in_loop(lambda: client.read(*LLAMA) is None)
+        running.cancel()
+        await asyncio.wait([running])
+    assert set(woken) == {LLAMA}
+
+
+async def test_a_metrics_server_that_ends_answers_its_operators(world: World) -> None:
+    async with watching(world) as waking, served(waking) as server, ClientSession() as session:
+        url = server.make_url(names.WAKES_PATH).with_query(wait="60")
+        asked = asyncio.ensure_future(session.get(url))
+        await eventually_in_loop(lambda: waking.watched == 3)
+        await waking.end()
+        async with await asked as answer:
+            assert (answer.status, await answer.json()) == (200, {})
+
+
+async def test_a_wait_that_is_no_number_is_refused(world: World) -> None:
+    async with watching(world) as waking, served(waking) as server, ClientSession() as session:
+        answer = await session.get(server.make_url(names.WAKES_PATH).with_query(wait="long"))
+        assert answer.status == 400
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(500, "{}"), (200, "[]"), (200, "{"), (200, '{"a/b": {}}'), (302, "{}")]
+)
+async def test_any_other_answer_wakes_nothing(status: int, text: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text, headers={"location": "/"})
+
+    app = web.Application()
+    app.router.add_get(names.WAKES_PATH, answer)
+    woken: list[Key] = []
+    async with TestServer(app) as server, ClientSession() as session:
+        client = WakeClient(None, woken.append)
+        assert await client.ask(session, str(server.make_url(names.WAKES_PATH))) > 0
+    assert woken == []
+    await client.run()  # without a metrics server, nothing is asked
+
+
+async def test_the_last_answer_is_used_for_a_short_time() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"team/qwen": {"heldRequests": 1, "heldPercent": 1.0}})
+
+    app = web.Application()
+    app.router.add_get(names.WAKES_PATH, answer)
+    seconds = 1000.0
+    client = WakeClient(None, monotonic=lambda: seconds)
+    async with TestServer(app) as server, ClientSession() as session:
+        await client.ask(session, str(server.make_url(names.WAKES_PATH)))
+    assert client.read(*QWEN) is not None
+    seconds += KEPT_SECONDS + 1
+    assert client.read(*QWEN) is None
+
+
+def ready(reason: str, age: float, status: str = "False") -> dict[str, Any]:
+    since = (NOW - timedelta(seconds=age)).isoformat()
+    condition = {"type": "Ready", "status": status, "reason": reason, "lastTransitionTime": since}
+    return {"conditions": [condition]}
+
+
+@pytest.mark.parametrize(
+    ("reason", "age", "is_final"),
+    [
+        ("ImagePullError", SETTLED_SECONDS - 1, False),
+        ("ImagePullError", SETTLED_SECONDS, True),
+        ("ModelNotFound", SETTLED_SECONDS, True),
+        ("CrashLoop", SETTLED_SECONDS, True),
+        ("WaitingForGPU", ROOM_SECONDS - 1, False),
+        ("WaitingForGPU", ROOM_SECONDS, True),
+        ("LoadingModel", 3600.0, False),
+        ("RolloutInProgress", 3600.0, False),
+        ("EngineDied", 3600.0, False),
+        ("AReasonOfALaterRelease", 3600.0, False),
+    ],
+)
+def test_requests_are_refused_once_the_reason_in_the_status_is_final(
+    reason: str, age: float, is_final: bool
+) -> None:
+    said = why_no_replica_comes(service("qwen", ready(reason, age)), NOW)
+    assert (said is not None) == is_final
+    if said is not None:
+        assert said.startswith(f"the service cannot start ({reason}): ")
+
+
+def test_a_service_that_rests_or_has_no_status_yet_refuses_nothing() -> None:
+    assert why_no_replica_comes(service("qwen", ready("Idle", 3600, "True")), NOW) is None
+    assert why_no_replica_comes(service("qwen"), NOW) is None
+    without_time = {"conditions": [{"type": "Ready", "status": "False", "reason": "CrashLoop"}]}
+    assert why_no_replica_comes(service("qwen", without_time), NOW) is None
+
+
+def test_a_service_that_is_deleted_or_suspended_refuses_requests_at_once() -> None:
+    deleted = service("qwen")
+    deleted["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    for manifest in (None, deleted):
+        assert why_no_replica_comes(manifest, NOW) == (
+            "the service is deleted; send the request to another service"
+        )
+    assert why_no_replica_comes(service("qwen", suspend=True), NOW) == (
+        "the service is suspended; send the request again when it is resumed"
+    )
