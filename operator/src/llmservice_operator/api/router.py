@@ -44,9 +44,9 @@ class RouterMode(StrEnum):
 class Router(Fields):
     enabled: bool | None = None
     """Whether router pods choose the replica of each request. Default: a service that has a
-    router keeps it. For any other service: true if service.tls or auth.limits is set, or mode is
-    InferencePool; otherwise true if the chart value router.enabledByDefault is true and the service
-    may have more than one replica; else false."""
+    router keeps it. For any other service: true if service.tls or auth.limits is set, mode is
+    InferencePool, or autoscaling.minReplicas is 0; otherwise true if the chart value
+    router.enabledByDefault is true and the service may have more than one replica; else false."""
     mode: RouterMode = RouterMode.PROXY
     """Path of the requests. Proxy: clients of the Service object reach the replicas through the
     router pods. InferencePool: Gateways reach the replicas directly, and ask the router pods for
