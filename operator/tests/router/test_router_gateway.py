@@ -1,4 +1,9 @@
-"""Requests through a Gateway, whose Envoy asks the pickers in the Endpoint Picker Protocol."""
+"""Requests through a Gateway, whose Envoy asks the pickers in the Endpoint Picker Protocol.
+
+They contain the conformance cases of the Gateway API Inference Extension that an endpoint picker
+can fail: GatewayFollowingEPPRouting, GatewayDestinationEndpointServed (in the unit tests of the
+exchange) and EppUnAvailableFailOpen. The other cases are about the controller of a Gateway.
+"""
 
 import asyncio
 import io

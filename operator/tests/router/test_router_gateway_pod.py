@@ -25,6 +25,8 @@ from shared_support.waiting import eventually_in_loop
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 HEALTH = "/grpc.health.v1.Health/Check"
+LIVENESS = b"\x0a\x08liveness"
+"""Question whether the process runs, as the protocol defines it."""
 
 
 async def connect(port: int) -> grpc.aio.Channel:
@@ -62,6 +64,7 @@ async def test_the_pod_answers_gateways_by_tls_and_ends_after_the_last_answer(
         assert [each.name for each in supervisor.processes] == ["picker"]
         async with await connect(port) as channel:
             check = channel.unary_unary(HEALTH)
+            assert await check(LIVENESS) == b"\x08\x01"
             async with asyncio.timeout(60):
                 while await check(b"") != b"\x08\x01":
                     pass
