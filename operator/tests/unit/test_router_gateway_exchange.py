@@ -131,12 +131,13 @@ async def test_an_answer_of_the_second_address_counts_as_a_retry() -> None:
 
 
 async def test_a_request_whose_only_allowed_replicas_are_unknown_is_refused() -> None:
-    message = headers()
-    hint = message.metadata_context.filter_metadata[SUBSET_NAMESPACE]
-    hint.update({SUBSET: ["192.0.2.1:8000"]})
-    envoy = await run(a_chooser(), message, body(b"{}", is_last=True))
-    assert envoy.kinds == ["immediate_response"]
-    assert envoy.answers[0].immediate_response.status.code == 503
+    for has_body in (True, False):
+        message = headers(has_body=has_body)
+        hint = message.metadata_context.filter_metadata[SUBSET_NAMESPACE]
+        hint.update({SUBSET: ["192.0.2.1:8000"]})
+        envoy = await run(a_chooser(), message, body(b"{}", is_last=True))
+        assert envoy.kinds == ["immediate_response"]  # without a wait
+        assert envoy.answers[0].immediate_response.status.code == 503
 
 
 async def test_a_request_without_any_replica_is_refused_after_the_hold() -> None:

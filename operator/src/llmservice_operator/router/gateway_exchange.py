@@ -115,11 +115,11 @@ class GatewayExchange(Exchange):
         allowed = subset_of(message)
         if allowed is not None:
             self._among = self.parts.chooser.names_of(allowed)
+            if not self._among:
+                return _NOT_IN_SUBSET
         answer = await self._on_headers(message.request_headers)
         if isinstance(answer, Refusal):
             return answer
-        if self._among is not None and not self._among:
-            return _NOT_IN_SUBSET
         if (self._announced() or 0) > self.max_body_bytes:
             return self._too_large()
         if answer is CONTINUE_HEADERS:
@@ -151,6 +151,7 @@ class GatewayExchange(Exchange):
         for number, each in enumerate(parts if self.returns_body else (), start=1):
             is_end = is_last and number == len(parts)
             await self.stream.write(pass_request_body(each, is_last=is_end))
+        self._give_back()
         return None
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:

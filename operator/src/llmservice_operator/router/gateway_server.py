@@ -22,6 +22,7 @@ from grpc.aio import EOF
 
 from llmservice_operator.router.admission import Refusal
 from llmservice_operator.router.bodies import Body
+from llmservice_operator.router.envoy_names import SEEN_BODY_BYTES
 from llmservice_operator.router.exchange import Parts
 from llmservice_operator.router.gateway_exchange import GatewayExchange
 from llmservice_operator.router.gateway_messages import refusal_of
@@ -62,6 +63,7 @@ class FollowingExchange(GatewayExchange):
 
     first: First | None = None
     _call: Any = None
+    _telling: asyncio.Future[Any] | None = None
     _begun: pb.ProcessingRequest | None = None
     """Message with the request's headers."""
 
@@ -76,7 +78,8 @@ class FollowingExchange(GatewayExchange):
 
     async def _on_body(self, content: bytes) -> bytes | Refusal:
         body = pb.ProcessingRequest()
-        body.request_body.body, body.request_body.end_of_stream = content, True
+        body.request_body.body = content[:SEEN_BODY_BYTES]
+        body.request_body.end_of_stream = True
         answer = await self._ask(body)
         return await super()._on_body(content) if answer is None else answer
 
@@ -84,7 +87,7 @@ class FollowingExchange(GatewayExchange):
         """Return the answer of the first picker; None if it does not answer."""
         assert self.first is not None
         assert self._begun is not None
-        call = self.first.call()
+        call = self._call = self.first.call()
         try:
             async with asyncio.timeout(self.first.seconds):
                 for message in (self._begun, *more):
@@ -95,13 +98,13 @@ class FollowingExchange(GatewayExchange):
                         await self.stream.write(answer)  # the first picker holds the request
                         continue
                     if parsed.HasField("immediate_response"):
-                        call.cancel()
                         return refusal_of(parsed)
-                    self._call, self._outcome = call, "sent"
+                    self._outcome = "sent"
                     return bytes(answer)
         except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
             logger.warning("the first picker does not answer: %s", type(error).__name__)
         call.cancel()
+        self._call = None
         return None
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
@@ -111,8 +114,8 @@ class FollowingExchange(GatewayExchange):
 
     def _tell(self, message: pb.ProcessingRequest) -> None:
         """Tell the first picker that the answer has begun, without waiting for it."""
-        telling = asyncio.ensure_future(self._call.write(message.SerializeToString()))
-        telling.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._telling = asyncio.ensure_future(self._call.write(message.SerializeToString()))
+        self._telling.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _end(self) -> None:
         if self._call is not None:
