@@ -1,13 +1,15 @@
 """Tests the answers to the Envoy of a Gateway that no Envoy of the router tests asks for."""
 
+from pathlib import Path
 from typing import Any
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
-from llmservice_operator.router.admission import Admission
+from llmservice_operator.router.admission import Admission, ApiKeys
 from llmservice_operator.router.bodies import BodyReader
 from llmservice_operator.router.chooser import Chooser
+from llmservice_operator.router.client_limits import ClientLimits, limiter_of
 from llmservice_operator.router.deadly import DeadlyRequests
 from llmservice_operator.router.exchange import Limits, Parts
 from llmservice_operator.router.gateway_exchange import GatewayExchange
@@ -21,10 +23,13 @@ from llmservice_operator.router.gateway_messages import (
 from llmservice_operator.router.grants import Grants
 from llmservice_operator.router.picker_metrics import PickerMetrics
 from llmservice_operator.router.replica_view import ReplicaView
+from llmservice_operator.router_settings import ClientLimits as LimitsOfClient
+from llmservice_operator.router_settings import LimitsOfClients
 from llmservice_operator.routing.holding import Holding
 from llmservice_operator.routing.router import Router
 from operator_support.replica_reports import MODEL
 
+KEY = "key-of-a-client"
 ADDRESSES = ("10.0.0.1:8000", "10.0.0.2:8000")
 
 
@@ -49,7 +54,8 @@ class Envoy:
 def headers(*, has_body: bool = True) -> pb.ProcessingRequest:
     message = pb.ProcessingRequest()
     message.request_headers.end_of_stream = not has_body
-    for name, value in ((":method", "POST"), (":path", "/v1/completions")):
+    named = {":method": "POST", ":path": "/v1/completions", "authorization": f"Bearer {KEY}"}
+    for name, value in named.items():
         message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
     return message
 
@@ -71,19 +77,25 @@ END = pb.ProcessingRequest(response_trailers=pb.HttpTrailers())
 
 
 async def run(chooser: Chooser, *messages: pb.ProcessingRequest) -> Envoy:
-    parts = Parts(
+    envoy = Envoy(*messages)
+    await GatewayExchange(parts_of(chooser), envoy, is_forwarded=False).run()
+    return envoy
+
+
+def parts_of(
+    chooser: Chooser, keys: ApiKeys | None = None, limits: ClientLimits | None = None
+) -> Parts:
+    return Parts(
         chooser=chooser,
-        admission=Admission(None),
+        admission=Admission(keys),
         grants=Grants(),
         deadly=DeadlyRequests(),
         bodies=BodyReader(),
         limits=Limits(hold_seconds=0.1, heartbeat_seconds=1.0),
         metrics=PickerMetrics(),
         forwarder=None,
+        client_limits=limits,
     )
-    envoy = Envoy(*messages)
-    await GatewayExchange(parts, envoy, is_forwarded=False).run()
-    return envoy
 
 
 def a_chooser(addresses: tuple[str, ...] = ADDRESSES) -> Chooser:
@@ -154,3 +166,27 @@ async def test_an_envoy_that_keeps_the_answer_gets_no_part_of_it_back() -> None:
     part = pb.ProcessingRequest(response_body=pb.HttpBody(body=b"data", end_of_stream=True))
     envoy = await run(a_chooser(), first, begun(""), part)
     assert not envoy.answers[-1].response_body.response.HasField("body_mutation")
+
+
+async def test_the_limits_of_a_client_hold_and_end_with_its_request(tmp_path: Path) -> None:
+    (tmp_path / "client").write_text(KEY)
+    chooser = a_chooser()
+    chooser.limiter = limiter_of(LimitsOfClients(default=LimitsOfClient(concurrent=1)))
+    limits = ClientLimits(chooser.limiter, chooser, PickerMetrics())
+    parts = parts_of(chooser, ApiKeys(tmp_path), limits)
+
+    async def ask(envoy: Envoy) -> list[str | None]:
+        await GatewayExchange(parts, envoy, is_forwarded=False).run()
+        return envoy.kinds
+
+    class Busy(Envoy):
+        async def read(self) -> Any:
+            if len(self.answers) == 2:  # while the request has its answer
+                other = Envoy(headers(has_body=False))
+                assert await ask(other) == ["immediate_response"]
+                assert other.answers[0].immediate_response.status.code == 429
+            return await super().read()
+
+    first = Busy(headers(has_body=False), begun(""))
+    assert await ask(first) == ["request_headers", "response_headers"]
+    assert await ask(Envoy(headers(has_body=False))) == ["request_headers"]

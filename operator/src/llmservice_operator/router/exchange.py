@@ -142,12 +142,20 @@ class Exchange:
                     return
                 await self.stream.write(answer)
         finally:
-            self._give_back()
-            self._end_reservation()
-            if not self.is_forwarded:  # the forwarder's clients have been counted already
-                self.parts.metrics.note_outcome(self._outcome)
-            if self._chosen is not None:
-                self.parts.chooser.ended(self._chosen)
+            self._end()
+
+    def _end(self) -> None:
+        self._give_back()
+        self._end_reservation()
+        if self._is_counted:
+            self.parts.metrics.note_outcome(self._outcome)
+        if self._chosen is not None:
+            self.parts.chooser.ended(self._chosen)
+
+    @property
+    def _is_counted(self) -> bool:
+        """Whether the request counts as one of a client."""
+        return not self.is_forwarded  # the forwarder's clients have been counted already
 
     async def _on_headers(self, message: pb.HttpHeaders) -> bytes | Refusal:
         self._headers = {each.key: each.raw_value for each in message.headers.headers}
@@ -299,10 +307,9 @@ class Exchange:
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
         self._give_back()
-        self._begun = self.parts.chooser.clock()
         attributes = message.attributes[_FILTER].fields
         address = attributes["upstream.address"].string_value
-        self._note_response(message.response_headers, address)
+        answer = self._begin_answer(message.response_headers, address)
         flags = int(attributes["response.flags"].number_value)
         if flags & _ENDED_WITH_REQUEST and self._digest:
             tries = max(int(attributes["upstream.request_attempt_count"].number_value), 1)
@@ -312,6 +319,12 @@ class Exchange:
                     "two replicas ended with the request %s: it is refused for 10 minutes",
                     self._digest.hex(),
                 )
+        return answer
+
+    def _begin_answer(self, response: pb.HttpHeaders, address: str) -> bytes:
+        """Note that the replica at an address has begun its answer, and return Envoy's answer."""
+        self._begun = self.parts.chooser.clock()
+        self._note_response(response, address)
         if self._limits is None:
             return CONTINUE_RESPONSE
         if self._reserved is not None and self._chosen is not None:
@@ -319,7 +332,6 @@ class Exchange:
         return add_headers(self._limits.headers(self._client))
 
     def _note_response(self, response: pb.HttpHeaders, address: str) -> None:
-        """Note that the replica at an address has begun its answer."""
         if self._chosen is not None:
             self._note_first_token(self._chosen, address)
         for header in response.headers.headers:

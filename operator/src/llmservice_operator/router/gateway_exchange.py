@@ -29,7 +29,7 @@ from llmservice_operator.router.gateway_messages import (
     served_of,
     subset_of,
 )
-from llmservice_operator.router.messages import CONTINUE_HEADERS, CONTINUE_RESPONSE
+from llmservice_operator.router.messages import CONTINUE_HEADERS
 
 _NOT_IN_SUBSET = Refusal(
     503,
@@ -72,12 +72,9 @@ class GatewayExchange(Exchange):
         finally:
             self._end()
 
-    def _end(self) -> None:
-        self._give_back()
-        if self.returns_body:  # the other picker counts its request itself
-            self.parts.metrics.note_outcome(self._outcome)
-        if self._chosen is not None:
-            self.parts.chooser.ended(self._chosen)
+    @property
+    def _is_counted(self) -> bool:
+        return self.returns_body  # another picker that asks counts its request itself
 
     async def _read(self) -> Any:
         """Return the next message; None if the body has not arrived in time."""
@@ -156,11 +153,9 @@ class GatewayExchange(Exchange):
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
         self._give_back()
-        if self._chosen is not None:
-            # A Gateway that does not tell the address has probably sent no retry.
-            address = served_of(message) or self._chosen.addresses[0]
-            self._note_response(message.response_headers, address)
-        return CONTINUE_RESPONSE
+        # A Gateway that does not tell the address has probably sent no retry.
+        first = "" if self._chosen is None else self._chosen.addresses[0]
+        return self._begin_answer(message.response_headers, served_of(message) or first)
 
     def _choice(
         self, addresses: Sequence[str], body: Body, held_seconds: float, *, has_body: bool

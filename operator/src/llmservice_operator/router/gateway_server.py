@@ -64,17 +64,23 @@ class FollowingExchange(GatewayExchange):
     first: First | None = None
     _call: Any = None
     _telling: asyncio.Future[Any] | None = None
-    _begun: pb.ProcessingRequest | None = None
+    _first_message: pb.ProcessingRequest | None = None
     """Message with the request's headers."""
 
     async def _begin(self, message: pb.ProcessingRequest) -> Refusal | None:
-        self._begun = message
+        self._first_message = message
         return await super()._begin(message)
 
     async def _choose(self, body: Body, *, has_body: bool) -> bytes | Refusal:
         # The first picker has been asked already about a request with a body.
         answer = None if has_body else await self._ask()
-        return await super()._choose(body, has_body=has_body) if answer is None else answer
+        if answer is not None:
+            return answer
+        return super()._reserve(body) or await super()._choose(body, has_body=has_body)
+
+    def _reserve(self, body: Body) -> Refusal | None:
+        # The picker that chooses the replica reserves what the client may use.
+        return None
 
     async def _on_body(self, content: bytes) -> bytes | Refusal:
         body = pb.ProcessingRequest()
@@ -86,11 +92,11 @@ class FollowingExchange(GatewayExchange):
     async def _ask(self, *more: pb.ProcessingRequest) -> bytes | Refusal | None:
         """Return the answer of the first picker; None if it does not answer."""
         assert self.first is not None
-        assert self._begun is not None
+        assert self._first_message is not None
         call = self._call = self.first.call()
         try:
             async with asyncio.timeout(self.first.seconds):
-                for message in (self._begun, *more):
+                for message in (self._first_message, *more):
                     await call.write(message.SerializeToString())
                 while (answer := await call.read()) is not EOF:
                     parsed = pb.ProcessingResponse.FromString(answer)
