@@ -232,6 +232,7 @@ bench-utilization: setup  ## Compare the effective GPU utilization with the true
 bench-routing: setup  ## Simulate the choice of replicas by the router and by others, kill a picker, and measure a router pod: MOONCAKE=FILE SERVEGEN=FILE
 	@PYTHONPATH=bench $(RUN) python -m routing $(if $(MOONCAKE),--mooncake $(MOONCAKE)) \
 		$(if $(SERVEGEN),--servegen $(SERVEGEN))
+	@PYTHONPATH=bench $(RUN) python -m routing.flood
 	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.failover
 	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.pod
 	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.memory

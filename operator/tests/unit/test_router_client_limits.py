@@ -8,7 +8,12 @@ import pytest
 from llmservice_operator.router.admission import Client, Refusal
 from llmservice_operator.router.bodies import NO_BODY, Body, read_body
 from llmservice_operator.router.chooser import Chooser, Chosen
-from llmservice_operator.router.client_limits import PROMPT_MARGIN, ClientLimits, limiter_of
+from llmservice_operator.router.client_limits import (
+    PROMPT_MARGIN,
+    TEMPLATE_TOKENS,
+    ClientLimits,
+    limiter_of,
+)
 from llmservice_operator.router.picker_metrics import PickerMetrics
 from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.router_settings import ClientLimits as Limit
@@ -23,7 +28,7 @@ CHAT = "/v1/chat/completions"
 CLIENT = Client("team", "digest")
 BODY = read_body(b'{"prompt": "%b", "max_tokens": 100}' % (b"a" * 1200))
 PROMPT_TOKENS = BODY.prompt.size / GUESSED_BYTES_PER_TOKEN
-RESERVED = PROMPT_MARGIN * PROMPT_TOKENS + 100
+RESERVED = PROMPT_MARGIN * PROMPT_TOKENS + TEMPLATE_TOKENS + 100
 
 
 @dataclass

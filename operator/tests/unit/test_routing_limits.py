@@ -54,8 +54,8 @@ def test_reserved_tokens_count_until_the_replica_has_counted_fewer() -> None:
     limiter.sent(request, "r")
     assert refused(limiter, 200, 1.0) == ("tokens", 1000, 60.0)
     limiter.end(request, 0.0, 2.0)
-    limiter.hear("r", 0.0, 2.5, {"a": 50}, 2.5)
-    assert refused(limiter, 200, 2.5)
+    limiter.hear("r", 0.0, 2.1, {"a": 50}, 2.1)
+    assert refused(limiter, 200, 2.1)
     limiter.hear("r", 0.0, 2.0 + SETTLE_SECONDS, {"a": 50}, 3.0)
     assert remaining(limiter, 3.0) == {"tokens": 950}
 
@@ -298,3 +298,15 @@ def test_a_refused_client_is_admitted_after_the_time_that_it_was_told(
             limiter.end(admitted(limiter, 180, now, client), 0.0, now)
         else:
             limiter.end(found, 0.0, now)
+
+
+def test_counted_tokens_are_not_moved_to_an_older_request() -> None:
+    limiter = Limiter(Limits(tokens=1000))
+    limiter.hear("r", 0.0, 0.0, {}, 0.0)
+    old, new = admitted(limiter, 500, 0.0), admitted(limiter, 500, 30.0)
+    for each in (old, new):
+        limiter.sent(each, "r")
+        limiter.end(each, 0.0, 31.0)
+    limiter.hear("r", 0.0, 40.0, {"a": 500}, 40.0)
+    assert remaining(limiter, 40.0) == {"tokens": 500}
+    assert remaining(limiter, AFTER_A_MINUTE) == {"tokens": 500}

@@ -16,6 +16,9 @@ PROMPT_MARGIN: Final = 1.25
 """Factor by which the reserved tokens of a prompt exceed the estimate, because some prompts have
 more tokens per byte than others."""
 
+TEMPLATE_TOKENS: Final = 32
+"""Tokens that are reserved for the parts of a prompt that the model's template adds."""
+
 _GENERATING_PATHS: Final = frozenset(
     {
         *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
@@ -118,7 +121,8 @@ class ClientLimits:
             answer = 0.0
         elif body.answer_tokens is not None:
             answer = body.answer_tokens
-        return (PROMPT_MARGIN * prompt if body.is_text else 0.0) + answer * body.answers
+        most_prompt = PROMPT_MARGIN * prompt + TEMPLATE_TOKENS if prompt and body.is_text else 0.0
+        return most_prompt + answer * body.answers
 
     def _refuse(self, client: Client, exceeded: Exceeded, tokens: float) -> Refusal:
         self._metrics.note_limited(client.name, exceeded.name)

@@ -32,7 +32,7 @@ IDLE_SECONDS: Final = 0.02
 """The same time for the requests of a flood. It is about one step, so that the other keys hardly
 wait for these requests."""
 
-FLOOD_REQUESTS: Final = 32
+FLOOD_REQUESTS: Final = 8
 """Number of held requests of one key above which they can be a flood."""
 
 HELD_TURN: Final = 32

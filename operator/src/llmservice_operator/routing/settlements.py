@@ -2,7 +2,8 @@
 
 A replica counts the tokens of the finished requests of each client, and does not tell them apart by
 request. The tokens that it counts between two reports are divided among the requests of the client
-that have ended there, in the order of their ends.
+that have ended there, the newest first. So no tokens move to an earlier time, from which they would
+be forgotten too soon.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-SETTLE_SECONDS: Final = 1.0
+SETTLE_SECONDS: Final = 0.2
 """Time in seconds between the end of a request and the report that settles it. A replica may report
 shortly before it counts a request whose end the router has seen."""
 
@@ -102,9 +103,8 @@ class Settlements:
         self, known: _Replica, client: str, until: float
     ) -> Iterator[tuple[str, Reservation | None, float]]:
         reservations, counted = known.open.get(client, []), known.counted.pop(client, 0.0)
-        for each in sorted(reservations, key=lambda each: each.ended):
-            if each.ended > until:
-                break
+        ended = [each for each in reservations if each.ended <= until]
+        for each in sorted(ended, key=lambda each: each.at, reverse=True):
             reservations.remove(each)
             each.replica = ""
             tokens = each.settled_by(counted)
