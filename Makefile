@@ -188,8 +188,8 @@ faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
 ROUTING_PARTS := kills rollouts scale
-.PHONY: test-routing routing-gateway $(ROUTING_PARTS:%=routing-%)
-test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, and kill the pickers of a Gateway (PART=kills, rollouts, scale, gateway)
+.PHONY: test-routing routing-gateway routing-limits $(ROUTING_PARTS:%=routing-%)
+test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway routing-limits)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, kill the pickers of a Gateway, and exceed the limits of API keys (PART=kills, rollouts, scale, gateway, limits)
 routing-gateway $(ROUTING_PARTS:%=routing-%): export LLMSERVICE_TEST_ROUNDS ?= 20
 $(ROUTING_PARTS:%=routing-%): routing-%: setup
 	$(call on_full_cluster,test-routing,pytest -s --timeout=0 e2e/tests/routing -k routing_$*)
@@ -200,6 +200,8 @@ routing-gateway: setup
 	@failed=0; $(RUN) localkube exec --name test-routing -- pytest -s --timeout=0 \
 	operator/tests/router operator/tests/api/test_api_gateway.py -k gateway || failed=1; \
 	$(RUN) localkube down --name test-routing; exit $$failed
+routing-limits: setup
+	@$(RUN) pytest -s --timeout=0 operator/tests/router_figures
 
 .PHONY: test-mutation
 # An environment of its own, because mutmut is not in the default groups.
