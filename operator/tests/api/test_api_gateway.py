@@ -35,7 +35,7 @@ def install(api: Api) -> None:
     """Install the definitions; return once the API server serves the kinds."""
     for each in definitions():
         api.request("POST", CRDS, each)
-    eventually(lambda: is_served(api, HTTP_ROUTES) and is_served(api, INFERENCE_POOLS), 15)
+    eventually(lambda: is_served(api, HTTP_ROUTES) and is_served(api, INFERENCE_POOLS))
 
 
 def remove(api: Api) -> None:
@@ -51,7 +51,7 @@ def remove(api: Api) -> None:
     def are_gone() -> bool:
         return not names & {it["metadata"]["name"] for it in api.request("GET", CRDS)["items"]}
 
-    eventually(are_gone, 15)
+    eventually(are_gone)
 
 
 @pytest.fixture
@@ -114,33 +114,33 @@ def test_a_route_and_a_pool_appear_with_their_apis_and_the_status_tells_what_gat
         api.create(LLMSERVICES, make_service("chat", namespace, route=ROUTE))
         pooled = {"router": {"mode": "InferencePool"}, "route": ROUTE}
         api.create(LLMSERVICES, make_service("pooled", namespace, **pooled))
-        eventually(lambda: state("RouteReady") == ("False", "GatewayAPIMissing"), 15)
-        eventually(lambda: state("RouterReady", "pooled") == ("False", "InferencePoolMissing"), 15)
+        eventually(lambda: state("RouteReady") == ("False", "GatewayAPIMissing"))
+        eventually(lambda: state("RouterReady", "pooled") == ("False", "InferencePoolMissing"))
 
         install(api)
         eventually(lambda: api.read(HTTP_ROUTES, namespace, "chat"), WITHIN_SECONDS)
         eventually(lambda: api.read(INFERENCE_POOLS, namespace, "pooled"), WITHIN_SECONDS)
-        eventually(lambda: state("RouteReady") == ("False", "RoutePending"), 15)
+        eventually(lambda: state("RouteReady") == ("False", "RoutePending"))
         route = api.get(HTTP_ROUTES, namespace, "chat")
 
         be_ready(api, namespace, "pooled-router")
-        eventually(lambda: backend_of(api, namespace, "pooled") == "InferencePool", 15)
+        eventually(lambda: backend_of(api, namespace, "pooled") == "InferencePool")
         # The stored objects do not differ from the applied ones, so the operator writes no more.
         until_settled(operator, 3)
 
         half = report(route, (PARENT, "Accepted"), ({"name": "inner"}, "NotAllowedByListeners"))
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": half}, "status")
-        eventually(lambda: state("RouteReady") == ("False", "RouteRefused"), 15)
+        eventually(lambda: state("RouteReady") == ("False", "RouteRefused"))
         accepted = (PARENT, "Accepted"), ({"name": "inner"}, "Accepted")
         lost = report(route, *accepted, resolved="BackendNotFound")
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": lost}, "status")
-        eventually(lambda: state("RouteReady") == ("False", "RouteUnresolved"), 15)
+        eventually(lambda: state("RouteReady") == ("False", "RouteUnresolved"))
         both = report(route, *accepted)
         api.patch(HTTP_ROUTES, namespace, "chat", {"status": both}, "status")
-        eventually(lambda: state("RouteReady") == ("True", "RouteAccepted"), 15)
+        eventually(lambda: state("RouteReady") == ("True", "RouteAccepted"))
 
         api.patch(LLMSERVICES, namespace, "chat", {"spec": {"route": None}})
-        eventually(lambda: api.read(HTTP_ROUTES, namespace, "chat") is None, 15)
+        eventually(lambda: api.read(HTTP_ROUTES, namespace, "chat") is None)
         assert operator.terminate() == 0
 
 

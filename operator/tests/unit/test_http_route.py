@@ -9,8 +9,9 @@ from llmservice_operator.api.conditions import ConditionUpdate
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.children.http_route import build_matches
+from llmservice_operator.children.http_route import CHILD, build_matches
 from llmservice_operator.desired.client_paths import CLIENT_PATHS
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import HTTP_ROUTES
 from llmservice_operator.route_status import RouteView, build_route_condition
 from llmservice_operator.workload import resolve_pin
@@ -93,6 +94,21 @@ def test_a_gateway_ends_no_answer_before_the_service_does(
     route = route_of({**ROUTED, **spec})
     assert route is not None
     assert route["spec"]["rules"][0]["timeouts"] == {"request": seconds, "backendRequest": seconds}
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ".spec.rules[0].timeouts: field not declared in schema",
+        'strict decoding error: unknown field "spec.rules[0].timeouts"',
+    ],
+)
+def test_definitions_without_time_limits_are_named_with_the_version_that_is_needed(
+    refusal: str,
+) -> None:
+    with pytest.raises(InvalidSpec, match=r"spec\.route: needs the Gateway API 1\.2 or newer"):
+        CHILD.substitute({}, refusal)
+    assert CHILD.substitute({}, "spec.hostnames: Too many: 17") is None
 
 
 def report(generation: int = 2, **conditions: tuple[str, str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tests the objects and the phases of a router that answers Gateways."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -122,8 +123,38 @@ def test_the_pods_of_one_mode_end_before_those_of_the_other_one_start(
     later = recorded(wanted, "Stopping", POLICY_SECONDS + 1)
     assert not decide_router(later, SETTINGS, live(present), NOW).takes_requests
     over = recorded(wanted, "Stopping", 100_000)
-    assert decide_router(over, SETTINGS, live(present), NOW) == NO_ROUTER
+    assert not decide_router(over, SETTINGS, live(present), NOW).exists
     assert decide_router(a_service(wanted), SETTINGS, None, NOW).exists
+
+
+@pytest.mark.parametrize("settled", [{}, {"router": {"mode": "Proxy"}}])
+def test_a_pool_that_becomes_a_proxy_keeps_its_router_in_every_pass(
+    settled: dict[str, Any],
+) -> None:
+    service, present, now = recorded(settled, "Serving", 9000), live(POOLED), NOW
+    phases = []
+    for _ in range(10):
+        found = decide_router(service, SETTINGS, present, now)
+        assert found.status is not None
+        phases.append((found.status.phase, found.exists))
+        status = found.status.model_dump(mode="json", by_alias=True)
+        service = a_service(settled, status={"router": status})
+        if not found.exists:
+            if len([it for it in phases if not it[1]]) == 2:
+                break  # the pods of the other mode are gone only now
+            continue
+        now += timedelta(seconds=found.requeue_after_seconds or 0)
+    assert phases[0] == ("Stopping", True)
+    assert phases[-2:] == [("Starting", False)] * 2
+    started = decide_router(service, SETTINGS, None, now)
+    assert (started.exists, started.pods, started.mode) == (True, 2, "Proxy")
+
+
+def test_a_router_that_the_spec_switches_off_ends_in_whatever_mode_its_pods_are() -> None:
+    off = {"router": {"enabled": False}}
+    assert decide_router(recorded(off, "Stopping", 100_000), SETTINGS, live(POOLED), NOW) == (
+        NO_ROUTER
+    )
 
 
 def test_the_condition_tells_what_is_missing_and_ready_stays_true_without_pickers() -> None:

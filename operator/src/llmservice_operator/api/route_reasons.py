@@ -39,6 +39,6 @@ GATEWAY_API_MISSING: Final = Facts(
     "GatewayAPIMissing",
     Source.ROUTE,
     "The cluster lacks the Gateway API, or the operator has no right to use it.",
-    "Install the resource definitions of the Gateway API, version 1.0 or newer, or remove "
+    "Install the resource definitions of the Gateway API, version 1.2 or newer, or remove "
     "spec.route. The operator needs no restart.",
 )

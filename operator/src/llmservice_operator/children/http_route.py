@@ -10,6 +10,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.desired.client_paths import CLIENT_PATHS
 from llmservice_operator.desired.environment import request_timeout_seconds
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import HTTP_ROUTES, INFERENCE_POOLS
 
 GATEWAY_MARGIN_SECONDS: Final = 15
@@ -90,6 +91,20 @@ def _backend(context: Context) -> dict[str, Any]:
     }
 
 
+def _refuse_old_definitions(_: Manifest, refusal: str) -> Manifest | None:
+    # Without the limits, a Gateway would end streams after its own default.
+    if ".timeouts" in refusal:
+        raise InvalidSpec(
+            "needs the Gateway API 1.2 or newer: upgrade its resource definitions", "spec.route"
+        )
+    return None
+
+
 CHILD: Final = Child(
-    kind=HTTP_ROUTES, body=_body, name=names.route, is_pruned=True, is_optional_api=True
+    kind=HTTP_ROUTES,
+    body=_body,
+    name=names.route,
+    is_pruned=True,
+    is_optional_api=True,
+    substitute=_refuse_old_definitions,
 )

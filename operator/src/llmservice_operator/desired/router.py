@@ -7,7 +7,7 @@ operator. If the record is lost, the phase starts again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -111,12 +111,24 @@ def decide_router(
     """
     recorded, mode = service.status.router, service.spec.router_settings.mode
     present = mode if live is None else _mode_of(live)
-    # The pods of one mode end before those of another mode start.
-    if is_router_wanted(service, settings) and present is mode:
+    # The pods of one mode end before those of another mode start. A router that stops for another
+    # mode is still wanted, unless the spec says that it is not.
+    is_switching = present is not mode and service.spec.router_settings.enabled is None
+    is_wanted = is_switching or is_router_wanted(service, settings)
+    if is_wanted and present is mode:
         return _run(service, recorded, live, now)
-    if live is None or (recorded is not None and recorded.phase is RouterPhase.STARTING):
-        return NO_ROUTER  # no client has reached the router
-    return _stop(service, recorded, live, now, present)
+    is_starting = recorded is not None and recorded.phase is RouterPhase.STARTING
+    if live is None or is_starting:
+        decision = NO_ROUTER  # no client has reached the router
+    else:
+        decision = _stop(service, recorded, live, now, present)
+    if decision.exists or not is_wanted:
+        return decision
+    # The record tells the next pass that the router is wanted.
+    begun = (
+        recorded if is_starting else RouterStatus(phase=RouterPhase.STARTING, since=timestamp(now))
+    )
+    return replace(decision, status=begun)
 
 
 def _run(
