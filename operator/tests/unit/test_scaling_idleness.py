@@ -1,7 +1,7 @@
 """Tests when a service is idle, and with how many replicas it starts again."""
 
 from dataclasses import replace
-from math import inf
+from math import inf, nan
 
 import pytest
 from hypothesis import given
@@ -120,6 +120,14 @@ def test_held_requests_wake_as_many_replicas_as_start_them_within_a_cold_start()
     assert woken_replicas(held_percent(1, 2.0, 120.0), 85, 1, 9) == 1
     # Without a known capacity, the first replica measures it.
     assert woken_replicas(held_percent(10_000, None, 120.0), 85, 1, 9) == 1
+
+
+@pytest.mark.parametrize("capacity", [0.0, 1e-310, 1e-9, 1.7e308, inf, nan, -1.0])
+def test_an_impossible_capacity_still_starts_a_replica_and_at_most_one_for_each_request(
+    capacity: float,
+) -> None:
+    assert 0.0 < held_percent(3, capacity, 120.0) <= 300.0
+    assert 1 <= woken_replicas(held_percent(3, capacity, 120.0), 100, 1, 9) <= 3
 
 
 @given(

@@ -1,10 +1,11 @@
 """Tests how a held request wakes a service: from a router pod to the operator, over real HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -85,12 +86,14 @@ class World:
 
 
 @asynccontextmanager
-async def watching(world: World) -> AsyncIterator[Waking]:
+async def watching(
+    world: World, held_percent: Callable[[Key, int], float] = lambda _, held: 10.0 * held
+) -> AsyncIterator[Waking]:
     waking = Waking(
         lambda: world.services.values(),
         lambda: world.pods.values(),
         world.ask,
-        lambda _, held: 10.0 * held,
+        held_percent,
         pauses=(0.01, 0.02),
     )
     running = asyncio.create_task(waking.run())
@@ -137,6 +140,28 @@ async def test_the_held_requests_of_all_router_pods_of_a_service_wake_it(world: 
         world.hold("qwen-router-1", 4)
         wanted = {QWEN: Wake(held_requests=7, held_percent=70.0)}
         await eventually_in_loop(lambda: waking.wakes() == wanted)
+
+
+@pytest.mark.parametrize("impossible", [inf, nan, -1.0])
+async def test_an_impossible_number_about_one_service_keeps_no_service_asleep(
+    world: World, impossible: float
+) -> None:
+    def demand(key: Key, held: int) -> float:
+        return impossible if key == QWEN else 10.0 * held
+
+    world.hold("qwen-router-0", 3)
+    world.hold("llama-router-0", 2)
+    async with watching(world, demand) as waking, served(waking) as server:
+        await eventually_in_loop(lambda: len(waking.wakes()) == 2)
+        async with ClientSession() as session:
+            answer = await session.get(server.make_url(names.WAKES_PATH))
+            assert (answer.status, await answer.json()) == (
+                200,
+                {
+                    "team/qwen": {"heldRequests": 3, "heldPercent": 1.0},
+                    "team/llama": {"heldRequests": 2, "heldPercent": 20.0},
+                },
+            )
 
 
 async def test_a_service_with_a_replica_is_no_longer_woken(world: World) -> None:

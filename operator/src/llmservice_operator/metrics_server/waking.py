@@ -19,6 +19,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import Key
 from llmservice_operator.metrics_server.rest import may_wake
+from llmservice_operator.scaling.idleness import held_percent
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +92,15 @@ class Waking:
 
     def wakes(self) -> dict[Key, Wake]:
         """Return the services that must be woken now."""
-        found = {key: sum(held.values()) for key, held in self._held.items()}
-        return {
-            key: Wake(held_requests=held, held_percent=self._held_percent(key, held))
-            for key, held in found.items()
-        }
+        return {key: self._wake(key, sum(held.values())) for key, held in self._held.items()}
+
+    def _wake(self, key: Key, held: int) -> Wake:
+        try:
+            return Wake(held_requests=held, held_percent=self._held_percent(key, held))
+        except (ArithmeticError, ValueError):
+            # An impossible number about one service must not keep it, or any other, asleep.
+            logger.exception("%s/%s: the demand of its held requests makes no sense", *key)
+            return Wake(held_requests=held, held_percent=held_percent(held, None, 0.0))
 
     async def next_wakes(self, seconds: float) -> Mapping[Key, Wake]:
         """Return the services that must be woken, as soon as there is one.

@@ -67,15 +67,18 @@ def held_percent(held_requests: int, capacity: float | None, cold_start_seconds:
     """Return the demand of held requests in percent of one replica.
 
     As in the demand of a service with replicas, the requests must start within one cold start.
-    `capacity` is the number of requests per second that a replica sustains; None if it is unknown.
-    One replica then learns it.
+    A request needs at most one replica. `capacity` is the number of requests per second that a
+    replica sustains; None if it is unknown. One replica then learns it, and so it does if the
+    number is impossible.
     """
     if not held_requests:
         return 0.0
-    if capacity is None or capacity <= 0:
+    started = (
+        0.0 if capacity is None else capacity * max(SHORTEST_DRAIN_SECONDS, cold_start_seconds)
+    )
+    if not 0 < started < math.inf:
         return 1.0
-    drain = max(SHORTEST_DRAIN_SECONDS, cold_start_seconds)
-    return 100 * held_requests / (capacity * drain)
+    return 100 * held_requests / max(started, 1.0)
 
 
 def woken_replicas(load: float, target: float, least: int, most: int) -> int:
