@@ -7,11 +7,20 @@ import pytest
 
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
 from llmservice_operator.api.wake import Wake
-from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, PODS, SCALED_OBJECTS
+from llmservice_operator.errors import Forbidden
+from llmservice_operator.kinds import (
+    AUTOSCALERS,
+    DEPLOYMENTS,
+    LLMSERVICES,
+    NETWORK_POLICIES,
+    PODS,
+    SCALED_OBJECTS,
+)
+from llmservice_operator.metrics_server.rest import why_no_replica_comes
 from llmservice_operator.names import FIELD_MANAGER, MANAGED_BY_LABEL, SERVICE_LABEL
 from llmservice_operator.reconcile import LOOK_AT_IDLE_SECONDS
 from operator_support.report import a_report
-from operator_support.services import a_pod
+from operator_support.services import NOW, a_pod
 from operator_support.world import World, by
 
 OURS = ExternalMetrics(is_served=True, message="It is ours.")
@@ -126,6 +135,24 @@ async def test_without_a_metrics_server_a_service_that_rests_is_not_ready(world:
     ready = world.condition("Ready")
     assert (ready["status"], ready["reason"]) == ("False", "MetricsMissing")
     assert world.replicas == 0
+
+
+async def test_an_object_over_a_quota_refuses_no_request_of_a_service_that_can_start(
+    world: World,
+) -> None:
+    await serve(world, "External")
+    await rest(world)
+    world.lose(NETWORK_POLICIES)
+    over = 'networkpolicies.networking.k8s.io "llama" is forbidden: exceeded quota: few'
+    world.cluster.refusals[NETWORK_POLICIES] = Forbidden(over, 403)
+    await world.settle()
+    assert world.condition("Ready")["reason"] == "QuotaExceeded"
+    later = NOW + timedelta(hours=1)
+    assert why_no_replica_comes(world.cluster.objects[LLMSERVICES, "llama"], later) is None
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    await world.settle()
+    assert world.replicas == 1
+    assert why_no_replica_comes(world.cluster.objects[LLMSERVICES, "llama"], later) is None
 
 
 async def test_a_start_that_takes_longer_than_a_request_waits_is_told(world: World) -> None:

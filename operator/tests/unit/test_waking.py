@@ -333,6 +333,14 @@ def test_requests_are_refused_once_the_reason_in_the_status_is_final(
         assert said.startswith(f"the service cannot start ({reason}): ")
 
 
+def test_a_refused_object_that_replicas_do_not_need_refuses_no_requests() -> None:
+    status = ready("QuotaExceeded", 3600)
+    failed = {"type": "Progressing", "status": "False", "reason": "QuotaExceeded"}
+    assert why_no_replica_comes(service("qwen", status), NOW) is not None
+    status["conditions"].append(failed)
+    assert why_no_replica_comes(service("qwen", status), NOW) is None
+
+
 def test_a_service_that_rests_or_has_no_status_yet_refuses_nothing() -> None:
     assert why_no_replica_comes(service("qwen", ready("Idle", 3600, "True")), NOW) is None
     assert why_no_replica_comes(service("qwen"), NOW) is None

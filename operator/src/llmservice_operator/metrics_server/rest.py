@@ -39,14 +39,18 @@ def why_gone(manifest: Manifest | None) -> str | None:
 def why_no_replica_comes(manifest: Manifest | None, now: datetime) -> str | None:
     """Return a sentence about why no replica will start; None if one may start.
 
-    The reason in the status must be final. The sentence does not contain its message, because the
-    message is not meant for the clients of the service.
+    The reason in the status must be final and about the replicas. The sentence does not contain its
+    message, because the message is not meant for the clients of the service.
     """
     gone = why_gone(manifest)
     if gone is not None or manifest is None:
         return gone
-    ready = _ready(manifest)
+    ready = _condition(manifest, ConditionType.READY)
     if ready.get("status") != "False":
+        return None
+    if ready.get("reason") == _condition(manifest, ConditionType.PROGRESSING).get("reason"):
+        # Both have the reason of an object that could not be applied, such as a route over a quota.
+        # Replicas may start without it.
         return None
     reason = Reason.named(str(ready.get("reason")))
     if reason is None or not reason.is_final:
@@ -61,6 +65,6 @@ def why_no_replica_comes(manifest: Manifest | None, now: datetime) -> str | None
     return f"the service cannot start ({reason}): {reason.meaning} Send the request again later"
 
 
-def _ready(manifest: Manifest) -> Mapping[str, Any]:
+def _condition(manifest: Manifest, kind: ConditionType) -> Mapping[str, Any]:
     conditions = manifest.get("status", {}).get("conditions") or ()
-    return next((it for it in conditions if it.get("type") == ConditionType.READY), {})
+    return next((it for it in conditions if it.get("type") == kind), {})
