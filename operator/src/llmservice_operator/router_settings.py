@@ -123,6 +123,8 @@ class RouterSettings(ProcessSettings):
         300, ge=0, le=3600, description="a whole number from 0 to 3600"
     )
     """Longest time in seconds for which a request waits for a replica."""
+    scales_to_zero: bool = Field(False, description="true or false")
+    """Whether the service has no replicas while nobody uses it."""
     heartbeat_seconds: int = Field(10, ge=1, le=3600, description="a whole number from 1 to 3600")
     """Time in seconds between two comments that a streaming client gets before its answer."""
     policy: Literal["LeastWork", "LeastRequest"] = Field(

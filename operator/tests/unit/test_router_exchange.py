@@ -110,6 +110,22 @@ async def test_the_end_of_a_response_ends_the_call_without_a_further_answer() ->
     assert chooser.router.replicas["r1"].own_requests == 0
 
 
+@pytest.mark.parametrize(("holds", "held"), [(True, 1), (False, 0)])
+async def test_a_request_without_a_body_is_no_held_request_of_a_service_that_scales_to_zero(
+    holds: bool, held: int
+) -> None:
+    chooser = Chooser(Holding(Router(MODEL)))
+    chooser.update([])
+    limits = Limits(hold_seconds=0.01, heartbeat_seconds=1.0, holds_without_body=holds)
+    parts = replace(parts_of(chooser, Admission(None)), limits=limits)
+    (message, _) = large("/v1/models", "", b"")
+    message.request_headers.end_of_stream = True
+    envoy = Envoy([message])
+    await Exchange(parts, envoy, is_forwarded=False).run()
+    assert envoy.answers[-1] == "immediate_response"
+    assert chooser.holding.counts.arrived == held
+
+
 class Noting(Chooser):
     """Notes the longest wait of each request, and whether the request goes on waiting after it."""
 

@@ -104,7 +104,7 @@ def _pod_spec(context: Context) -> dict[str, Any]:
 def router_settings(context: Context) -> RouterSettings:
     """Return the settings of the router's processes, except the address of the pod."""
     service, router = context.service, context.service.spec.router_settings
-    prior = prior_of(service.spec)
+    prior, scaling = prior_of(service.spec), service.spec.autoscaling
     limit = service.spec.objectives.ttft_milliseconds
     mebibytes = service.spec.serving.max_body_mebibytes
     settings = RouterSettings(
@@ -125,6 +125,7 @@ def router_settings(context: Context) -> RouterSettings:
         tls_directory=None if service.spec.service.tls is None else Path(names.TLS_PATH),
         max_held_requests=router.max_held_requests,
         hold_timeout_seconds=router.hold_timeout_seconds,
+        scales_to_zero=scaling is not None and scaling.scales_to_zero,
         heartbeat_seconds=router.heartbeat_seconds,
         policy=router.policy,
         ttft_limit_seconds=None if limit is None else limit / 1000,

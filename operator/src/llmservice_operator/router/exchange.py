@@ -53,6 +53,11 @@ _TOO_MANY_HELD: Final = Refusal(
 _NO_REPLICA: Final = Refusal(
     503, "no replica became available in time; send the request again later", "no_replica"
 )
+_NO_REPLICA_FOR_NO_BODY: Final = Refusal(
+    503,
+    "no replica is available, and a request without a body starts none; send it again later",
+    _NO_REPLICA.outcome,
+)
 _DEADLY: Final = Refusal(
     502,
     "this request ended two replicas, so it is refused for 10 minutes; change it before you send "
@@ -76,6 +81,9 @@ class Limits:
     hold_seconds: float
     heartbeat_seconds: float
     """Time in seconds after which a waiting request for a stream goes to the forwarder."""
+    holds_without_body: bool = True
+    """Whether requests without a body wait. If the service scales to zero, they would start a
+    replica whose engine they do not use, so that it would end and start again and again."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +242,8 @@ class Exchange:
         if self._chosen is None and not has_body:
             # Without a body there is no prompt, so the request waits only while no replica exists.
             self._chosen = chooser.choose_now(body.prompt, self._among)
-            if self._chosen is None and is_open(self._headers):
-                return _NO_REPLICA
+            if self._chosen is None and (refusal := self._refusal_to_wait()):
+                return refusal
         if self._chosen is None:
             try:
                 self._chosen = await self._choose_or_wait(body)
@@ -261,6 +269,15 @@ class Exchange:
             if len(addresses) == 1 and forwarder is not None:
                 addresses.append(forwarder)
         return self._choice(addresses, body, held, has_body=has_body)
+
+    def _refusal_to_wait(self) -> Refusal | None:
+        """Return the answer to a request without a body while no replica exists.
+
+        None if the request waits.
+        """
+        if is_open(self._headers):
+            return _NO_REPLICA
+        return None if self.parts.limits.holds_without_body else _NO_REPLICA_FOR_NO_BODY
 
     def _choice(
         self, addresses: Sequence[str], body: Body, held_seconds: float, *, has_body: bool

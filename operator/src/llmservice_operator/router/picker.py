@@ -112,7 +112,11 @@ class Picker:
             grants=Grants(),
             deadly=deadly,
             bodies=BodyReader(),
-            limits=Limits(settings.hold_timeout_seconds, settings.heartbeat_seconds),
+            limits=Limits(
+                settings.hold_timeout_seconds,
+                settings.heartbeat_seconds,
+                holds_without_body=not settings.scales_to_zero,
+            ),
             metrics=metrics,
             # No Gateway reaches the forwarder.
             forwarder=(None if settings.gateway_port else f"127.0.0.1:{settings.forwarder_port}"),
