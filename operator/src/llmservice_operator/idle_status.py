@@ -12,6 +12,9 @@ from llmservice_operator.api.spec import LLMService
 LATE_START: Final = "StartLongerThanHold"
 """Reason of the Event about a start that takes longer than a request waits in the router."""
 
+OLD_ROUTER: Final = "RouterTooOld"
+"""Reason of the Event about a router that cannot wake the service."""
+
 
 def is_idle(service: LLMService, desired: int) -> bool:
     """Return whether the service has no replicas until the next request."""
@@ -48,6 +51,17 @@ def _message(service: LLMService, report: LoadReport) -> str:
     return (
         f"No replica runs, because there was no request{waited}. The next request wakes the "
         f"service.{took}"
+    )
+
+
+def build_router_notices(service: LLMService, report: LoadReport | None) -> tuple[str, ...]:
+    """Return a notice if the service keeps its replicas because of an old router."""
+    if report is None or not report.has_old_router or not service.spec.scales_to_zero:
+        return ()
+    return (
+        "The service keeps its replicas while nobody uses it, because a router pod is too old to "
+        "wake it: remove spec.router.image, or set the chart value router.image to an image of the "
+        "operator's version.",
     )
 
 

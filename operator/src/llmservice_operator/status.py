@@ -32,8 +32,10 @@ from llmservice_operator.api.status import (
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
 from llmservice_operator.idle_status import (
     LATE_START,
+    OLD_ROUTER,
     build_idle,
     build_idle_unavailable,
+    build_router_notices,
     build_start_notices,
     is_idle,
 )
@@ -128,7 +130,7 @@ def build_status(
     rollback = decide_rollback(service, seen, pods, now, may_begin=failure is None)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
     notices, shared = build_notices(service.spec), say_shared(operators or ())
-    late = build_start_notices(service, report)
+    late, old = build_start_notices(service, report), build_router_notices(service, report)
     router = router or RouterView()
     router_condition = build_router_condition(service, router)
     route_condition = build_route_condition(service, route or RouteView())
@@ -142,7 +144,7 @@ def build_status(
         ready,
         _with_notices(
             _progressing(seen, desired, failure, rollback.status, is_in_place=is_in_place),
-            (*notices, *late, *rewrites, *shared),
+            (*notices, *late, *old, *rewrites, *shared),
         ),
         _behind_router(
             _available(service, seen, desired, report), router_condition, ConditionType.AVAILABLE
@@ -192,6 +194,7 @@ def build_status(
             *_notice_events(service.status, FIELD_REWRITTEN, rewrites),
             *_notice_events(service.status, SHARED_SERVICE, shared),
             *_notice_events(service.status, LATE_START, late),
+            *_notice_events(service.status, OLD_ROUTER, old),
         ),
         requeue_after_seconds=min(
             (

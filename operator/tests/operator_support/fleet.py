@@ -115,6 +115,8 @@ class World:
     classes: Mapping[str, AcceleratorClass] = field(default_factory=dict)
     held: dict[Key, int] = field(default_factory=dict)
     """Requests that the routers of each service hold."""
+    has_old_router: bool = False
+    """Whether the routers are too old to be watched."""
     leader_is_late: bool = False
     """True if standbys get the leader's reports of one tick ago."""
 
@@ -129,8 +131,9 @@ class World:
         )
 
     async def ask_routers(self) -> Mapping[Key, tuple[RouterPod, ...]]:
+        watched = not self.has_old_router
         return {
-            key: (RouterPod("router", RouterSnapshot(self.pods.now, held)),)
+            key: (RouterPod("router", RouterSnapshot(self.pods.now, held, can_be_watched=watched)),)
             for key, held in self.held.items()
         }
 

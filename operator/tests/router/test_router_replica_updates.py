@@ -42,6 +42,7 @@ from shared_support.waiting import eventually_in_loop
 
 OWN_ADDRESS = "127.0.0.1"
 """Address from which the tests send lists."""
+WATCHED = RouterReport(can_be_watched=True)
 
 
 @dataclass
@@ -178,10 +179,10 @@ async def test_a_list_that_arrives_too_slowly_is_refused(tmp_path: Path) -> None
 
 
 async def test_a_metrics_server_learns_of_the_next_held_request_at_once(tmp_path: Path) -> None:
-    held, report = asyncio.Event(), RouterReport(held_requests=3)
+    held, report = asyncio.Event(), RouterReport(held_requests=3, can_be_watched=True)
     async with taking(tmp_path, OWN_ADDRESS) as bench:
         await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
-        assert await bench.held("0") == (200, RouterReport())
+        assert await bench.held("0") == (200, WATCHED)
         asked = [asyncio.ensure_future(bench.held("600")) for _ in range(2)]
         servers = [
             await serve_held(held.wait, tmp_path),
@@ -221,7 +222,7 @@ async def test_a_pod_that_ends_answers_the_questions_for_held_requests(tmp_path:
         await eventually_in_loop(lambda: bench.updates.knows(OWN_ADDRESS))
         waiting = asyncio.ensure_future(bench.held("600"))
         await eventually_in_loop(lambda: bench.updates.watches == 1)
-    assert await waiting == (200, RouterReport())
+    assert await waiting == (200, WATCHED)
 
 
 async def test_a_refusal_is_forgotten_when_no_metrics_server_repeats_it(tmp_path: Path) -> None:
@@ -265,7 +266,10 @@ async def test_the_answer_to_a_list_names_the_requests_that_the_picker_refuses(
     replicas = [ServedReplica(each, f"chat-{each}", dies=True) for each in addresses(2)]
     async with router_pod(tmp_path, *replicas) as pod, sending(pod) as client:
         await told(pod, client)
-        assert await client.send(OWN_ADDRESS, body) == RouterReport()
+        before = await client.send(OWN_ADDRESS, body)
+        assert before is not None
+        assert before.refused_requests == ()
+        assert before.can_be_watched
         async with pod.client.post(CHAT, json=PLAIN) as answer:
             assert answer.status == 502
         report = await client.send(OWN_ADDRESS, body)

@@ -41,6 +41,19 @@ async def test_a_replica_or_a_router_that_is_silent_is_not_idle(world: World) ->
     assert fleet.reports[KEY].idle_seconds is None
 
 
+async def test_a_service_whose_router_cannot_wake_it_is_not_idle_and_its_report_says_why(
+    world: World,
+) -> None:
+    fleet = world.fleet()
+    world.has_old_router = True
+    await world.run(90, 0, fleet)
+    assert (fleet.reports[KEY].idle_seconds, fleet.reports[KEY].has_old_router) == (None, True)
+    world.has_old_router = False
+    await world.run(TICK, 0, fleet)
+    assert fleet.reports[KEY].idle_seconds is not None
+    assert not fleet.reports[KEY].has_old_router
+
+
 async def test_a_new_metrics_server_knows_nothing_about_the_time_before_it(world: World) -> None:
     await world.run(90, 0, world.fleet())
     later = world.fleet()

@@ -165,6 +165,19 @@ async def test_a_start_that_takes_longer_than_a_request_waits_is_told(world: Wor
     ) in world.condition("Progressing")["message"]
 
 
+async def test_a_router_that_is_too_old_to_wake_the_service_is_told(world: World) -> None:
+    await serve(world, "External")
+    world.report = idle(world, None, has_old_router=True)
+    await world.settle()
+    assert world.replicas == 1
+    assert (
+        "The service keeps its replicas while nobody uses it, because a router pod is too old to "
+        "wake it: remove spec.router.image, or set the chart value router.image to an image of the "
+        "operator's version."
+    ) in world.condition("Progressing")["message"]
+    assert ("Warning", "RouterTooOld") in world.cluster.told
+
+
 @pytest.mark.parametrize(
     ("seconds", "fields"),
     [

@@ -63,6 +63,8 @@ class World:
     """Number of requests that the router at each address holds."""
     counts: dict[str, HoldCounts] = field(default_factory=dict)
     """Counters that the router at each address reports."""
+    watched: set[str] = field(default_factory=set)
+    """Addresses of the routers that can be asked for their next held request."""
     held_next: dict[str, int] = field(default_factory=dict)
     """The same, after the present exchange."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,7 +97,10 @@ class World:
         await self.gate.wait()
         self.held |= self.held_next
         counts = self.counts.get(address)
-        return REPORT.model_copy(update={"held_requests": number, "hold_counts": counts})
+        is_new = address in self.watched
+        return REPORT.model_copy(
+            update={"held_requests": number, "hold_counts": counts, "can_be_watched": is_new}
+        )
 
     def now(self) -> float:
         return 1_000.0
@@ -200,10 +205,11 @@ async def test_a_round_gets_what_a_router_has_counted_unless_the_router_is_older
 ) -> None:
     counts = HoldCounts(started=900.0, arrived=9, released=4, timed_out=2, refused=7)
     world.counts["10.0.1.1"] = counts
+    world.watched.add("10.0.1.1")
     async with informing(world) as updates:
         await eventually_in_loop(lambda: len(world.accepted) == 3)
         pods = {each.name: each.snapshot for each in (await updates.ask())[QWEN]}
-    assert pods[FIRST] == RouterSnapshot(world.now(), 0, 900.0, HoldCounters(9, 4, 2, 7))
+    assert pods[FIRST] == RouterSnapshot(world.now(), 0, 900.0, HoldCounters(9, 4, 2, 7), True)
     assert pods[SECOND] == RouterSnapshot(world.now(), 0)
 
 

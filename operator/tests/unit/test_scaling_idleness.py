@@ -42,8 +42,8 @@ def watch(*scrapes: tuple[tuple[ReplicaReport, ...], int | None]) -> Idleness:
     seen = Idleness()
     for number, (replicas, held) in enumerate(scrapes):
         at = TICK * number
-        router = RouterPod("router", None if held is None else RouterSnapshot(at, held))
-        seen = seen.add(Scrape(at, replicas, (router,)))
+        snapshot = None if held is None else RouterSnapshot(at, held, can_be_watched=True)
+        seen = seen.add(Scrape(at, replicas, (RouterPod("router", snapshot),)))
     return seen
 
 
@@ -75,6 +75,17 @@ def test_a_service_that_is_needed_is_not_idle(
     needed: tuple[tuple[ReplicaReport, ...], int | None],
 ) -> None:
     assert watch(IDLE, IDLE, needed).seconds == pytest.approx(0.0)
+
+
+def test_a_service_is_not_idle_while_a_router_pod_cannot_tell_of_the_request_that_wakes_it() -> (
+    None
+):
+    old, new = (RouterSnapshot(0.0, 0, can_be_watched=it) for it in (False, True))
+    for found, is_known in (((new, new), True), ((new, old), False), ((old, None), False)):
+        pods = tuple(RouterPod(f"router-{number}", it) for number, it in enumerate(found))
+        seen = Idleness().add(Scrape(0.0, (REPLICA,), pods))
+        assert (seen.seconds is not None) == is_known
+        assert seen.has_old_router == (old in found)
 
 
 def test_a_request_that_begins_and_ends_between_two_scrapes_counts() -> None:

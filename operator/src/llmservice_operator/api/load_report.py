@@ -157,8 +157,11 @@ class LoadReport(Fields):
     while no start has been measured."""
     idle_seconds: float | None = None
     """Seconds for which nobody has needed the service, as far as this metrics server has watched
-    it. Null without a router, and while a replica or the router does not say whether it has
-    requests."""
+    it. Null without a router, while a replica or the router does not say whether it has requests,
+    and with an old router."""
+    has_old_router: bool = False
+    """Whether a router pod is too old to tell of the request that would wake the service. The
+    service then keeps its replicas."""
 
     def is_stale(self, now: float) -> bool:
         """Return whether the report is too old at `now`, in seconds since 1970."""

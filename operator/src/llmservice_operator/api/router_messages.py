@@ -103,3 +103,6 @@ class RouterReport(Fields):
     """Number of requests that wait in this router pod for a replica."""
     hold_counts: HoldCounts | None = None
     """None if the router is older than this field, or while its picker does not answer."""
+    can_be_watched: bool = False
+    """Whether the router pod answers the question for its next held request. False from a router
+    that is older than this question."""

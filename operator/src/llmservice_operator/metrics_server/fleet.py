@@ -317,6 +317,7 @@ class Fleet:
             # A load that is foreseen needs the replicas that have started for it.
             None if assessment.foreseen_percent else service.idleness.seconds,
             service.state.cold_starts.last,
+            service.idleness.has_old_router,
         )
 
     def _initial_state(self, manifest: Manifest) -> ScalingState:

@@ -50,6 +50,7 @@ def build_report(
     external_metrics: ExternalMetrics,
     idle_seconds: float | None = None,
     last_start_seconds: float | None = None,
+    has_old_router: bool = False,
 ) -> LoadReport:
     """Return the report; `answers` contains the newest answer of each replica."""
     serving = [it for it in replicas if it.serves]
@@ -88,6 +89,7 @@ def build_report(
         external_metrics=external_metrics,
         idle_seconds=idle_seconds,
         last_start_seconds=last_start_seconds,
+        has_old_router=has_old_router,
     )
 
 

@@ -243,10 +243,11 @@ class RouterUpdates:
         if report is None:
             return None
         at, held, counts = self._now(), report.held_requests, report.hold_counts
+        watched = report.can_be_watched
         if counts is None:
-            return RouterSnapshot(at, held)
+            return RouterSnapshot(at, held, can_be_watched=watched)
         counters = HoldCounters(**counts.model_dump(exclude={"started"}))
-        return RouterSnapshot(at, held, counts.started, counters)
+        return RouterSnapshot(at, held, counts.started, counters, watched)
 
 
 def _listed(replica: Replica) -> ListedReplica | None:

@@ -152,7 +152,8 @@ class ReplicaUpdates:
         self._ends.set()
 
     async def _report(self) -> web.Response:
-        report = (await read_status(self._settings.run_directory)).report
+        found = (await read_status(self._settings.run_directory)).report
+        report = found.model_copy(update={"can_be_watched": True})
         return web.json_response(text=report.model_dump_json(by_alias=True))
 
     def _refuse(self, status: int, message: str) -> web.Response:

@@ -17,13 +17,15 @@ class Idleness:
     """Idleness of one service, from one scrape to the next."""
 
     seconds: float | None = None
-    """Seconds for which nobody has needed the service. None without a router, and while a replica
-    or a router pod does not say whether it has requests."""
+    """Seconds for which nobody has needed the service. None without a router, while a replica or a
+    router pod does not say whether it has requests, and with an old router."""
     needed_at: float | None = None
     """Time of the last scrape at which somebody needed the service. The first scrape counts as such
     a time, because nothing is known about the time before it. None before the first scrape."""
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
     """Last report of each replica."""
+    has_old_router: bool = False
+    """Whether a router pod is too old to tell of the request that would wake the service."""
 
     def add(self, scrape: Scrape) -> "Idleness":
         """Return the idleness after a scrape.
@@ -32,12 +34,14 @@ class Idleness:
         that somebody needs the service.
         """
         needed_at = self.needed_at
-        holds = any(it.snapshot is not None and it.snapshot.held for it in scrape.routers)
+        routers = [it.snapshot for it in scrape.routers if it.snapshot is not None]
+        holds = any(it.held for it in routers)
+        has_old_router = not all(it.can_be_watched for it in routers)
         if needed_at is None or holds or any(map(self._is_needed, scrape.replicas)):
             needed_at = scrape.at
         is_known = (
-            bool(scrape.routers)
-            and all(it.snapshot is not None for it in scrape.routers)
+            0 < len(routers) == len(scrape.routers)
+            and not has_old_router
             and all(
                 it.snapshot is not None or not it.is_ready or it.is_draining
                 for it in scrape.replicas
@@ -51,6 +55,7 @@ class Idleness:
                 for it in scrape.replicas
                 if (found := it.snapshot or self.snapshots.get(it.name)) is not None
             },
+            has_old_router,
         )
 
     def _is_needed(self, replica: ReplicaReport) -> bool:

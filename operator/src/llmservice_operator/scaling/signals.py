@@ -213,6 +213,9 @@ class RouterSnapshot:
     at 0."""
     counters: HoldCounters | None = None
     """None from a router that does not report them, or does not know them now."""
+    can_be_watched: bool = False
+    """Whether the router can tell of the next request that waits, so that the request wakes the
+    service."""
 
 
 @dataclass(frozen=True, slots=True)
