@@ -115,6 +115,9 @@ SERVICE_PORT_NAME: Final = "http"
 STARTUP_PROBE_PATH: Final = "/startupz"
 LIVENESS_PROBE_PATH: Final = "/livez"
 READINESS_PROBE_PATH: Final = "/readyz"
+GATEWAY_READINESS_PROBE_PATH: Final = "/readyz/gateways"
+"""Path at a router pod that answers Gateways. An older router, which would not answer them, lacks
+the path, so its pods do not become ready."""
 
 API_PORT_ENV: Final = "LLMSERVICE_API_PORT"
 MANAGEMENT_PORT_ENV: Final = "LLMSERVICE_MANAGEMENT_PORT"

@@ -10,7 +10,7 @@ import grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
-from llmservice_operator.names import API_PORT
+from llmservice_operator.names import API_PORT, GATEWAY_READINESS_PROBE_PATH
 from llmservice_operator.router.gateway_messages import DESTINATION, DESTINATION_NAMESPACE
 from operator_support.processes import free_port
 from router_support.whole_pod import (
@@ -99,6 +99,9 @@ async def test_the_pod_serves_its_metrics_without_envoy(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{settings.management_port}/metrics"
         async with aiohttp.ClientSession() as client, client.get(url) as answer:
             assert "llmservice_router_replicas" in await answer.text()
+        probe = url.removesuffix("/metrics") + GATEWAY_READINESS_PROBE_PATH
+        async with aiohttp.ClientSession() as client, client.get(probe) as answer:
+            assert answer.status == 200
     finally:
         supervisor.stop.set()
         await asyncio.wait([running], timeout=60)

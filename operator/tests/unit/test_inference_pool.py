@@ -74,6 +74,17 @@ def test_a_pool_leads_gateways_to_the_replicas_and_to_the_pickers() -> None:
     assert settings.gateway_port == target["containerPort"]
 
 
+def test_only_routers_that_answer_gateways_are_ready_at_the_path_of_the_probe() -> None:
+    (container,) = objects(POOLED)["Deployment", "qwen-router"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz/gateways"
+    (container,) = objects(PROXY)["Deployment", "qwen-router"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
 def test_a_router_that_is_a_proxy_has_no_pool_and_no_port_for_gateways() -> None:
     found = objects(PROXY)
     assert not {("InferencePool", "qwen"), ("Service", "qwen-pickers")} & {*found}

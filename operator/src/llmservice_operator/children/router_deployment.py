@@ -190,7 +190,12 @@ def _container(context: Context, settings: RouterSettings) -> dict[str, Any]:
         # On a busy node, the start may take minutes, and a restart would begin it again.
         "startupProbe": ends | build_probe(names.LIVENESS_PROBE_PATH, 2, failures=150),
         "livenessProbe": build_liveness_probe(),
-        "readinessProbe": build_readiness_probe(service.spec),
+        "readinessProbe": build_readiness_probe(
+            service.spec,
+            names.GATEWAY_READINESS_PROBE_PATH
+            if context.router.has_pool
+            else names.READINESS_PROBE_PATH,
+        ),
         "securityContext": RESTRICTED_CONTAINER,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": _resources(service.spec.router_settings),

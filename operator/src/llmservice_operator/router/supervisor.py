@@ -14,6 +14,7 @@ from aiohttp import web
 
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.errors import InvalidSettings
+from llmservice_operator.names import GATEWAY_READINESS_PROBE_PATH
 from llmservice_operator.router import replica_view
 from llmservice_operator.router.endpoint_files import EndpointFiles
 from llmservice_operator.router.envoy_admin import EnvoyAdmin, EnvoyAway
@@ -137,7 +138,8 @@ class Supervisor:
         metrics = PodMetrics(
             self.settings, self._admin, self.replicas, self._updates, self.processes
         )
-        app = create_app(metrics, self)
+        further = () if self._is_proxy else (GATEWAY_READINESS_PROBE_PATH,)
+        app = create_app(metrics, self, *further)
         self._updates.add_to(app)
         try:
             return await start_server(app, port)

@@ -23,8 +23,13 @@ class Probed(Protocol):
     def why_hindered(self) -> list[str]: ...
 
 
-def create_app(metrics: RenderedMetrics, health: Probed) -> web.Application:
-    """Return the web application with /livez, /readyz and /metrics."""
+def create_app(
+    metrics: RenderedMetrics, health: Probed, *further_readiness_paths: str
+) -> web.Application:
+    """Return the web application with /livez, /readyz and /metrics.
+
+    The further paths give the same answer as /readyz.
+    """
 
     def probe(
         reasons: Callable[[], list[str]], lesser: Callable[[], list[str]] = list
@@ -43,7 +48,8 @@ def create_app(metrics: RenderedMetrics, health: Probed) -> web.Application:
 
     app = web.Application()
     app.router.add_get("/livez", probe(health.why_not_alive))
-    app.router.add_get("/readyz", probe(health.why_not_ready, health.why_hindered))
+    for path in ("/readyz", *further_readiness_paths):
+        app.router.add_get(path, probe(health.why_not_ready, health.why_hindered))
     app.router.add_get("/metrics", show_metrics)
     return app
 

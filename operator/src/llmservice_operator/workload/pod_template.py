@@ -166,15 +166,15 @@ def build_liveness_probe() -> dict[str, Any]:
     return ends | build_probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10)
 
 
-def build_readiness_probe(spec: LLMServiceSpec) -> dict[str, Any]:
+def build_readiness_probe(
+    spec: LLMServiceSpec, path: str = names.READINESS_PROBE_PATH
+) -> dict[str, Any]:
     """Build the readiness probe. It fails as soon as the server begins to drain."""
     # The server has to count as ready until the end of preStopSeconds. If it is the only pod, or
     # the only pod of a node that a load balancer still uses, proxies continue to send it requests
     # as long as it counts as ready.
     until_gone = math.ceil(spec.termination.pre_stop_seconds / READINESS_PROBE_PERIOD_SECONDS) + 1
-    return build_probe(
-        names.READINESS_PROBE_PATH, READINESS_PROBE_PERIOD_SECONDS, max(2, until_gone)
-    )
+    return build_probe(path, READINESS_PROBE_PERIOD_SECONDS, max(2, until_gone))
 
 
 def build_probe(path: str, period: int, failures: int, timeout: int = 5) -> dict[str, Any]:
