@@ -7,10 +7,12 @@ from typing import Any
 
 import aiohttp
 import grpc
+import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from grpc.aio import EOF
 
 from llmservice_operator.names import API_PORT, GATEWAY_READINESS_PROBE_PATH
+from llmservice_operator.router import picker
 from llmservice_operator.router.gateway_messages import DESTINATION, DESTINATION_NAMESPACE
 from operator_support.processes import free_port
 from router_support.whole_pod import (
@@ -106,3 +108,31 @@ async def test_the_pod_serves_its_metrics_without_envoy(tmp_path: Path) -> None:
         supervisor.stop.set()
         await asyncio.wait([running], timeout=60)
         await replica.stop()
+
+
+async def test_the_port_for_gateways_takes_a_bounded_number_of_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picker, "MAX_CONNECTIONS", 1)
+    port = free_port()
+    served = picker.Picker(settings_of_pod(tmp_path, gateway_port=port))
+    server = await served._serve_gateways()
+    assert server is not None
+    try:
+        async with await connect(port) as channel:
+            first = channel.stream_stream(PROCESS)()
+            await first.write(pb.ProcessingRequest().SerializeToString())
+
+            async def is_refused() -> bool:
+                try:
+                    await channel.unary_unary(HEALTH)(LIVENESS)
+                except grpc.aio.AioRpcError as error:
+                    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                return False
+
+            async with asyncio.timeout(60):
+                while not await is_refused():  # the first call has not arrived yet
+                    pass
+            first.cancel()
+    finally:
+        await server.stop(grace=None)

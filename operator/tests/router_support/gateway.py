@@ -35,14 +35,14 @@ def endpoints(addresses: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
     ]
 
 
-def picker_filter() -> dict[str, Any]:
+def picker_filter(seconds: int) -> dict[str, Any]:
     return typed(
         "envoy.filters.http.ext_proc",
         "filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": "pickers"}},
         failure_mode_allow=True,  # FailOpen
         allow_mode_override=True,
-        message_timeout="1s",
+        message_timeout=f"{seconds}s",
         processing_mode={
             "request_header_mode": "SEND",
             "response_header_mode": "SEND",
@@ -102,6 +102,8 @@ class Gateway:
     pickers: int = 1
     asked: Sequence[int] = (0,)
     """Numbers of the pickers that the Gateway asks."""
+    seconds: int = 30
+    """Time in seconds for which the Gateway waits for an answer of a picker."""
     port: int = field(default_factory=free_port)
     admin_port: int = field(default_factory=free_port)
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -220,7 +222,7 @@ class Gateway:
             # A Service object leaves out pods that are not ready.
             "health_checks": [
                 {
-                    "timeout": "1s",
+                    "timeout": f"{self.seconds}s",
                     "interval": "0.25s",
                     "no_traffic_interval": "0.25s",
                     "unhealthy_threshold": 1,
@@ -296,7 +298,7 @@ class Gateway:
                     "envoy.filters.http.set_metadata",
                     "filters.http.set_metadata.v3.Config",
                 ),
-                picker_filter(),
+                picker_filter(self.seconds),
                 typed("envoy.filters.http.router", "filters.http.router.v3.Router"),
             ],
         )

@@ -4,73 +4,31 @@ from pathlib import Path
 from typing import Any
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
-from grpc.aio import EOF
 
-from llmservice_operator.router.admission import Admission, ApiKeys
-from llmservice_operator.router.bodies import BodyReader
+from llmservice_operator.router.admission import ApiKeys
 from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.router.client_limits import ClientLimits, limiter_of
-from llmservice_operator.router.deadly import DeadlyRequests
-from llmservice_operator.router.exchange import Limits, Parts
 from llmservice_operator.router.gateway_exchange import GatewayExchange
 from llmservice_operator.router.gateway_messages import (
     DESTINATION,
     DESTINATION_NAMESPACE,
-    SERVED,
     SUBSET,
     SUBSET_NAMESPACE,
 )
-from llmservice_operator.router.grants import Grants
+from llmservice_operator.router.held import HeldRequests
 from llmservice_operator.router.picker_metrics import PickerMetrics
-from llmservice_operator.router.replica_view import ReplicaView
 from llmservice_operator.router_settings import ClientLimits as LimitsOfClient
 from llmservice_operator.router_settings import LimitsOfClients
-from llmservice_operator.routing.holding import Holding
-from llmservice_operator.routing.router import Router
-from operator_support.replica_reports import MODEL
-
-KEY = "key-of-a-client"
-ADDRESSES = ("10.0.0.1:8000", "10.0.0.2:8000")
-
-
-class Envoy:
-    """A stream of Envoy's messages about one request."""
-
-    def __init__(self, *messages: pb.ProcessingRequest) -> None:
-        self._messages = iter(messages)
-        self.answers = list[pb.ProcessingResponse]()
-
-    async def read(self) -> Any:
-        return next(self._messages, EOF)
-
-    async def write(self, message: bytes) -> None:
-        self.answers.append(pb.ProcessingResponse.FromString(message))
-
-    @property
-    def kinds(self) -> list[str | None]:
-        return [each.WhichOneof("response") for each in self.answers]
-
-
-def headers(*, has_body: bool = True) -> pb.ProcessingRequest:
-    message = pb.ProcessingRequest()
-    message.request_headers.end_of_stream = not has_body
-    named = {":method": "POST", ":path": "/v1/completions", "authorization": f"Bearer {KEY}"}
-    for name, value in named.items():
-        message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
-    return message
-
-
-def body(content: bytes, *, is_last: bool) -> pb.ProcessingRequest:
-    return pb.ProcessingRequest(request_body=pb.HttpBody(body=content, end_of_stream=is_last))
-
-
-def begun(served: str) -> pb.ProcessingRequest:
-    """Return the message about an answer that has begun."""
-    message = pb.ProcessingRequest(response_headers=pb.HttpHeaders())
-    if served:
-        message.metadata_context.filter_metadata[DESTINATION_NAMESPACE].update({SERVED: served})
-    return message
-
+from operator_support.gateway_envoy import (
+    ADDRESSES,
+    KEY,
+    Envoy,
+    a_chooser,
+    begun,
+    body,
+    headers,
+    parts_of,
+)
 
 TRAILERS = pb.ProcessingRequest(request_trailers=pb.HttpTrailers())
 END = pb.ProcessingRequest(response_trailers=pb.HttpTrailers())
@@ -80,30 +38,6 @@ async def run(chooser: Chooser, *messages: pb.ProcessingRequest) -> Envoy:
     envoy = Envoy(*messages)
     await GatewayExchange(parts_of(chooser), envoy, is_forwarded=False).run()
     return envoy
-
-
-def parts_of(
-    chooser: Chooser, keys: ApiKeys | None = None, limits: ClientLimits | None = None
-) -> Parts:
-    return Parts(
-        chooser=chooser,
-        admission=Admission(keys),
-        grants=Grants(),
-        deadly=DeadlyRequests(),
-        bodies=BodyReader(),
-        limits=Limits(hold_seconds=0.1, heartbeat_seconds=1.0),
-        metrics=PickerMetrics(),
-        forwarder=None,
-        client_limits=limits,
-    )
-
-
-def a_chooser(addresses: tuple[str, ...] = ADDRESSES) -> Chooser:
-    chooser = Chooser(Holding(Router(MODEL)))
-    chooser.update(
-        [ReplicaView(f"r{at}", each, False, None, 1e6) for at, each in enumerate(addresses)]
-    )
-    return chooser
 
 
 async def test_the_header_and_the_metadata_have_the_same_ordered_list() -> None:
@@ -119,11 +53,9 @@ async def test_the_header_and_the_metadata_have_the_same_ordered_list() -> None:
 async def test_a_body_that_trailers_end_is_passed_on_before_the_trailers() -> None:
     parts = (body(b"{", is_last=False), body(b"}", is_last=False))
     envoy = await run(a_chooser(), headers(), *parts, TRAILERS)
-    assert envoy.kinds == ["request_headers", "request_body", "request_body", "request_trailers"]
-    passed = [
-        each.request_body.response.body_mutation.streamed_response for each in envoy.answers[1:3]
-    ]
-    assert [(each.body, each.end_of_stream) for each in passed] == [(b"{", False), (b"}", False)]
+    assert envoy.kinds == ["request_headers", "request_body", "request_trailers"]
+    passed = envoy.answers[1].request_body.response.body_mutation.streamed_response
+    assert (passed.body, passed.end_of_stream) == (b"{}", False)
 
 
 async def test_trailers_of_an_answer_are_passed_on() -> None:
@@ -190,3 +122,38 @@ async def test_the_limits_of_a_client_hold_and_end_with_its_request(tmp_path: Pa
     first = Busy(headers(has_body=False), begun(""))
     assert await ask(first) == ["request_headers", "response_headers"]
     assert await ask(Envoy(headers(has_body=False))) == ["request_headers"]
+
+
+async def test_a_body_longer_than_announced_is_refused() -> None:
+    first = headers()
+    first.request_headers.headers.headers.add(key="content-length", raw_value=b"2")
+    envoy = await run(a_chooser(), first, body(b"{", is_last=False), body(b"  ", is_last=False))
+    assert envoy.kinds == ["immediate_response"]
+    assert envoy.answers[0].immediate_response.status.code == 400
+
+
+async def test_a_body_in_many_small_parts_is_kept_in_few() -> None:
+    parts = [body(b"a" * 1024, is_last=False) for _ in range(200)]
+    envoy = await run(a_chooser(), headers(), *parts, body(b"b", is_last=True))
+    passed = [
+        each.request_body.response.body_mutation.streamed_response for each in envoy.answers[1:]
+    ]
+    assert len(passed) == 4
+    assert b"".join(each.body for each in passed) == b"a" * 200 * 1024 + b"b"
+    assert [each.end_of_stream for each in passed] == [False] * 3 + [True]
+
+
+async def test_the_kept_bodies_of_all_requests_have_a_limit() -> None:
+    kept, parts = HeldRequests(2, 10), parts_of(a_chooser())
+
+    async def ask(content: bytes) -> str | None:
+        envoy = Envoy(headers(), body(content, is_last=False), body(b"", is_last=True))
+        await GatewayExchange(parts, envoy, is_forwarded=False, kept=kept).run()
+        return envoy.kinds[0]
+
+    with kept.holding(4):
+        assert await ask(bytes(7)) == "immediate_response"
+        assert await ask(bytes(6)) == "request_headers"
+        with kept.holding(0):
+            assert await ask(b"") == "immediate_response"
+    assert (kept.number, kept.size) == (0, 0)

@@ -40,7 +40,7 @@ _FILTER: Final = "envoy.filters.http.ext_proc"
 _ENDED_WITH_REQUEST: Final = 0x40
 """Bit in Envoy's flags of a response: the replica closed the connection before it answered."""
 
-_TOO_MANY_BODIES: Final = Refusal(
+TOO_MANY_BODIES: Final = Refusal(
     503,
     "too many request bodies arrive at the same time; send the request again later",
     "too_many_bodies",
@@ -179,7 +179,7 @@ class Exchange:
             if self.parts.grants.must_wait(size):
                 await self.stream.write(wait(WAIT_SECONDS + MARGIN_SECONDS))
             if not await self.parts.grants.take(size):
-                return _TOO_MANY_BODIES
+                return TOO_MANY_BODIES
             self._granted = size
         return CONTINUE_HEADERS
 

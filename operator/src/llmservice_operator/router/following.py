@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import aclosing
 from itertools import count
 from typing import Final
@@ -55,6 +55,8 @@ class Following:
         """Pickers whose copies are awaited. None before the first update."""
         self.followed: set[str] = set()
         """Addresses of the pickers of which this picker has a copy, and that send more."""
+        self.on_lost: Callable[[str], None] = lambda _: None
+        """Called with each address that leaves `followed`."""
 
     @property
     def is_ready(self) -> bool:
@@ -120,6 +122,7 @@ class Following:
             chooser.lose(other)
             self.followed.discard(address)
             if is_copied:
+                self.on_lost(address)
                 logger.info("no longer following the picker at %s", address)
 
     def _settle(self, address: str) -> None:

@@ -6,9 +6,10 @@ the answer on as it comes.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
@@ -17,7 +18,7 @@ from grpc.aio import EOF
 from llmservice_operator.router.admission import Refusal
 from llmservice_operator.router.bodies import Body
 from llmservice_operator.router.envoy_names import BODY_SECONDS, SEEN_BODY_BYTES
-from llmservice_operator.router.exchange import Exchange
+from llmservice_operator.router.exchange import TOO_MANY_BODIES, Exchange
 from llmservice_operator.router.gateway_messages import (
     CONTINUE_REQUEST_TRAILERS,
     CONTINUE_RESPONSE_BODY,
@@ -29,12 +30,19 @@ from llmservice_operator.router.gateway_messages import (
     served_of,
     subset_of,
 )
+from llmservice_operator.router.held import HeldRequests, TooManyHeld
 from llmservice_operator.router.messages import CONTINUE_HEADERS
+
+PART_BYTES: Final = 64 * 1024
+"""Size up to which parts of a body are joined, so that a request keeps few of them."""
 
 _NOT_IN_SUBSET = Refusal(
     503,
     "no replica that the gateway allows is ready; send the request again later",
     "not_in_subset",
+)
+_LONGER_THAN_ANNOUNCED = Refusal(
+    400, "the body is longer than its content-length; send the right length", "too_large"
 )
 _TOO_SLOW = Refusal(
     408, f"the body did not arrive within {BODY_SECONDS} s; send it faster", "too_slow"
@@ -49,8 +57,14 @@ class GatewayExchange(Exchange):
     """Maximum size of a request's body."""
     returns_body: bool = True
     """Whether the body goes back to Envoy. Another picker that asks for the choice has it."""
-    _kept: list[bytes] = field(default_factory=list)
+    kept: HeldRequests = field(default_factory=lambda: HeldRequests(1, 2**40))
+    """Bounds the bodies of all requests that wait for the choice."""
+    _kept: list[bytearray] = field(default_factory=list)
     """Parts of the body that wait for the choice."""
+    _keeping: ExitStack = field(default_factory=ExitStack)
+    """Open while `kept` counts the body."""
+    _count: Callable[[int], None] = lambda _: None
+    """Counts further bytes of the body."""
     _body_until: float | None = None
     """Time of the event loop's clock until which the body must arrive; None without a body."""
     _received: int = 0
@@ -69,7 +83,11 @@ class GatewayExchange(Exchange):
                     self._outcome = refusal.outcome
                     await self.stream.write(refuse_in_full(refusal))
                     return
+        except TooManyHeld:
+            self._outcome = TOO_MANY_BODIES.outcome
+            await self.stream.write(refuse_in_full(TOO_MANY_BODIES))
         finally:
+            self._keeping.close()
             self._end()
 
     @property
@@ -121,6 +139,7 @@ class GatewayExchange(Exchange):
             return self._too_large()
         if answer is CONTINUE_HEADERS:
             # The answer to these headers follows when the replica is chosen by the body.
+            self._count = self._keeping.enter_context(self.kept.holding(0))
             self._body_until = asyncio.get_running_loop().time() + BODY_SECONDS
         else:
             await self.stream.write(answer)
@@ -130,10 +149,17 @@ class GatewayExchange(Exchange):
         self._received += len(part.body)
         if self._received > self.max_body_bytes:
             return self._too_large()
+        announced = self._announced()
+        if announced is not None and self._received > announced:
+            return _LONGER_THAN_ANNOUNCED
         if self._passes_body:
             await self.stream.write(pass_request_body(part.body, is_last=part.end_of_stream))
             return None
-        self._kept.append(part.body)
+        self._count(len(part.body))
+        if self._kept and len(self._kept[-1]) + len(part.body) <= PART_BYTES:
+            self._kept[-1] += part.body
+        else:
+            self._kept.append(bytearray(part.body))
         if part.end_of_stream or self._received >= SEEN_BODY_BYTES:
             return await self._pass_kept(is_last=part.end_of_stream)
         return None
@@ -147,7 +173,8 @@ class GatewayExchange(Exchange):
         parts, self._kept, self._passes_body = self._kept, [], True
         for number, each in enumerate(parts if self.returns_body else (), start=1):
             is_end = is_last and number == len(parts)
-            await self.stream.write(pass_request_body(each, is_last=is_end))
+            await self.stream.write(pass_request_body(bytes(each), is_last=is_end))
+        self._keeping.close()
         self._give_back()
         return None
 

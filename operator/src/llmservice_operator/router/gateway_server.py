@@ -26,6 +26,7 @@ from llmservice_operator.router.envoy_names import SEEN_BODY_BYTES
 from llmservice_operator.router.exchange import Parts
 from llmservice_operator.router.gateway_exchange import GatewayExchange
 from llmservice_operator.router.gateway_messages import refusal_of
+from llmservice_operator.router.held import HeldRequests
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,7 @@ CHOICE_SERVICE: Final = "llmservice.router.v1.Gateway"
 """Service, at the port for other pickers, that chooses the replica of a request of theirs."""
 
 ANSWER_SECONDS: Final = 2.0
-"""Time in seconds in which the first picker must answer, in addition to the time for which it may
-hold a request."""
+"""Time in seconds in which the first picker must answer, or say that it holds the request."""
 
 CERTIFICATE_DAYS: Final = 3650
 
@@ -47,11 +47,17 @@ class First:
 
     channel: Any
     """Connection to it."""
-    seconds: float
-    """Longest time in seconds until it has chosen a replica."""
+    asks: set[asyncio.Timeout] = field(default_factory=set)
+    """Time limits of the requests about which it is asked."""
 
     def call(self) -> Any:
         return self.channel.stream_stream(f"/{CHOICE_SERVICE}/{METHOD}")()
+
+    def lose(self) -> None:
+        """Wait no longer for answers."""
+        for each in self.asks:
+            if not each.expired():
+                each.reschedule(asyncio.get_running_loop().time())
 
 
 @dataclass
@@ -66,6 +72,8 @@ class FollowingExchange(GatewayExchange):
     _telling: asyncio.Future[Any] | None = None
     _first_message: pb.ProcessingRequest | None = None
     """Message with the request's headers."""
+    _asked_seconds: float = 0.0
+    """Time in seconds for which the first picker was asked in vain."""
 
     async def _begin(self, message: pb.ProcessingRequest) -> Refusal | None:
         self._first_message = message
@@ -86,6 +94,8 @@ class FollowingExchange(GatewayExchange):
         body = pb.ProcessingRequest()
         body.request_body.body = content[:SEEN_BODY_BYTES]
         body.request_body.end_of_stream = True
+        if len(content) >= SEEN_BODY_BYTES:
+            self._give_back()  # as in _on_body of the first picker
         answer = await self._ask(body)
         return await super()._on_body(content) if answer is None else answer
 
@@ -93,15 +103,21 @@ class FollowingExchange(GatewayExchange):
         """Return the answer of the first picker; None if it does not answer."""
         assert self.first is not None
         assert self._first_message is not None
-        call = self._call = self.first.call()
+        call, asks, loop = self.first.call(), self.first.asks, asyncio.get_running_loop()
+        self._call, begun = call, loop.time()
+        limit = asyncio.timeout(ANSWER_SECONDS)
         try:
-            async with asyncio.timeout(self.first.seconds):
+            async with limit:
+                asks.add(limit)
                 for message in (self._first_message, *more):
                     await call.write(message.SerializeToString())
                 while (answer := await call.read()) is not EOF:
                     parsed = pb.ProcessingResponse.FromString(answer)
                     if parsed.HasField("override_message_timeout"):
-                        await self.stream.write(answer)  # the first picker holds the request
+                        # The first picker holds the request, and answers within this time.
+                        longest = parsed.override_message_timeout.ToTimedelta().total_seconds()
+                        limit.reschedule(loop.time() + longest)
+                        await self.stream.write(answer)
                         continue
                     if parsed.HasField("immediate_response"):
                         return refusal_of(parsed)
@@ -109,9 +125,15 @@ class FollowingExchange(GatewayExchange):
                     return bytes(answer)
         except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
             logger.warning("the first picker does not answer: %s", type(error).__name__)
+        finally:
+            asks.discard(limit)
         call.cancel()
-        self._call = None
+        self._call, self._asked_seconds = None, loop.time() - begun
         return None
+
+    def _held_before(self) -> float:
+        # The first picker may have held the request before it ended.
+        return self._asked_seconds
 
     def _on_response(self, message: pb.ProcessingRequest) -> bytes:
         if self._call is not None:
@@ -139,7 +161,10 @@ class GatewayServer:
     """Returns the address of the picker that answers; None for this one."""
     options: tuple[tuple[str, int], ...]
     """Options of the channels to other pickers."""
-    _channels: dict[str, Any] = field(default_factory=dict)
+    kept: HeldRequests
+    """Bounds the bodies that wait for a choice."""
+    _firsts: dict[str, First] = field(default_factory=dict)
+    """Other pickers that have been asked, by their addresses."""
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of the port for Gateways."""
@@ -148,7 +173,11 @@ class GatewayServer:
             address = self.find_first()
             if address is None:
                 exchange = GatewayExchange(
-                    self.parts, context, is_forwarded=False, max_body_bytes=self.max_body_bytes
+                    self.parts,
+                    context,
+                    is_forwarded=False,
+                    max_body_bytes=self.max_body_bytes,
+                    kept=self.kept,
                 )
             else:
                 exchange = FollowingExchange(
@@ -156,6 +185,7 @@ class GatewayServer:
                     context,
                     is_forwarded=False,
                     max_body_bytes=self.max_body_bytes,
+                    kept=self.kept,
                     first=self._first_at(address),
                 )
             await exchange.run()
@@ -172,6 +202,7 @@ class GatewayServer:
                 is_forwarded=False,
                 max_body_bytes=self.max_body_bytes,
                 returns_body=False,
+                kept=self.kept,
             )
             await exchange.run()
 
@@ -179,14 +210,20 @@ class GatewayServer:
 
     async def close(self) -> None:
         """Close the connections to other pickers."""
-        for channel in self._channels.values():
-            await channel.close()
+        for first in self._firsts.values():
+            await first.channel.close()
+
+    def lose(self, address: str) -> None:
+        """Wait no longer for the answers of the picker at an address."""
+        if address in self._firsts:
+            self._firsts[address].lose()
 
     def _first_at(self, address: str) -> First:
-        if address not in self._channels:
+        if address not in self._firsts:
             # The addresses are those of router pods, of which there are few.
-            self._channels[address] = grpc.aio.insecure_channel(address, options=self.options)
-        return First(self._channels[address], self.parts.limits.hold_seconds + ANSWER_SECONDS)
+            channel = grpc.aio.insecure_channel(address, options=self.options)
+            self._firsts[address] = First(channel)
+        return self._firsts[address]
 
 
 def _handler_of(service: str, answer: Callable[[object, Any], Any]) -> grpc.GenericRpcHandler:

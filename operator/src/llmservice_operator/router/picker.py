@@ -25,11 +25,16 @@ from llmservice_operator.router.bodies import BodyReader
 from llmservice_operator.router.chooser import Chooser
 from llmservice_operator.router.client_limits import ClientLimits, limiter_of
 from llmservice_operator.router.deadly import DeadlyRequests
-from llmservice_operator.router.envoy_names import FORWARDED_METADATA, SEEN_BODY_BYTES
+from llmservice_operator.router.envoy_names import (
+    FORWARDED_METADATA,
+    MAX_CONNECTIONS,
+    SEEN_BODY_BYTES,
+)
 from llmservice_operator.router.exchange import Exchange, Limits, Parts
 from llmservice_operator.router.followers import Followers
 from llmservice_operator.router.following import Following
 from llmservice_operator.router.grants import Grants
+from llmservice_operator.router.held import HeldRequests
 from llmservice_operator.router.picker_metrics import PickerMetrics
 from llmservice_operator.router.picker_status import PickerStatus, serve_held, serve_status
 from llmservice_operator.router_settings import ROUTER_PREFIX, RouterSettings
@@ -176,9 +181,14 @@ class Picker:
         from llmservice_operator.router.gateway_server import GatewayServer, make_credentials
 
         self._gateway_server = GatewayServer(
-            self._parts, settings.max_body_bytes, self._first_picker, _OPTIONS
+            self._parts,
+            settings.max_body_bytes,
+            self._first_picker,
+            _OPTIONS,
+            HeldRequests(MAX_CONNECTIONS, settings.max_held_bytes),
         )
-        server = grpc.aio.server(options=_OPTIONS)
+        self._following.on_lost = self._gateway_server.lose
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONNECTIONS)
         server.add_generic_rpc_handlers((self._gateway_server.handler(), self._health_handler()))
         try:
             server.add_secure_port(f"[::]:{port}", make_credentials(settings.service))
