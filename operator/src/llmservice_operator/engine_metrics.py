@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 2.0
 """Longest time in seconds that one request may take. A management port responds in milliseconds. A
 round over all pods waits for its slowest scrape, and a scrape sends up to two requests."""
-CONNECTIONS = 100
 LONGEST_ANSWER = 64 * 1024
 """Longest response body that is read, in bytes. A pod may run any program, and its response must
 not fill the memory of the metrics server."""
@@ -211,7 +210,9 @@ class EngineMetrics:
     ) -> None:
         self._now = now
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+            # A wait for a connection would count as the server's silence. The callers bound the
+            # number of requests.
+            connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),
         )
 

@@ -1,5 +1,6 @@
 """Tests the scraper with real HTTP on management ports of loopback addresses."""
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.engine_metrics import EngineMetrics, UsageReport
+from llmservice_operator.engine_metrics import EngineMetrics, Silent, UsageReport
 from operator_support.metrics import Engine
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -197,3 +198,27 @@ def test_the_report_of_every_released_server_is_read(body: Path) -> None:
     assert report.latencies.itl == tuple(counted["itlMilliseconds"])
     assert report.phase == recorded["phase"]
     assert report.gpu_duty_cycle_percent == recorded["gpuDutyCyclePercent"]
+
+
+async def test_no_request_waits_for_the_answers_to_other_requests() -> None:
+    all_are_asked, number = asyncio.Event(), 250
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal number
+        await reader.readuntil(b"\r\n\r\n")
+        number -= 1
+        if number == 0:
+            all_are_asked.set()
+        await all_are_asked.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    metrics = EngineMetrics(timeout_seconds=60)
+    reports = (metrics.report("127.0.0.1", port) for _ in range(number))
+    found = await asyncio.gather(*reports, return_exceptions=True)
+    await metrics.close()
+    server.close()
+
+    assert not any(isinstance(each, Silent) for each in found)

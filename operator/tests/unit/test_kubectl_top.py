@@ -118,6 +118,21 @@ async def ports() -> AsyncIterator[Ports]:
         yield Ports(server.port)
 
 
+async def test_reports_that_cannot_be_understood_are_left_out() -> None:
+    async def odd(_: web.Request) -> web.Response:
+        return web.Response(text="llmservice_router_picks_total{ nonsense")
+
+    app = web.Application()
+    app.router.add_get("/metrics", odd)
+    app.router.add_get(load_report_path("team", "qwen"), odd)
+    async with TestServer(app) as server:
+        assert server.port is not None
+        async with PodReports(Ports(server.port)) as reports:
+            assert await reports.router("r") is None
+            pod: dict[str, Any] = {"metadata": {"name": "m"}}
+            assert await reports.load_report([pod], "team", "qwen") is None
+
+
 async def test_reports_are_read_and_the_forward_to_a_silent_pod_is_opened_again(
     ports: Ports,
 ) -> None:

@@ -10,12 +10,14 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
+from llmservice_operator.metrics_server import fleet as fleet_module
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
+from llmservice_operator.metrics_server.turns import OF_A_NAMESPACE
 from llmservice_operator.scaling import assess
 from llmservice_operator.scaling.signals import RouterPod
 from llmservice_operator.scaling.step_model import StepModel
-from operator_support.fleet import KEY, START, TICK, BadConnection, World, service
+from operator_support.fleet import KEY, START, TICK, BadConnection, Pods, World, service
 from operator_support.processes import make_service
 from operator_support.scaling import TRUTH, load
 
@@ -105,6 +107,38 @@ async def test_a_round_asks_the_routers_and_the_replicas_at_the_same_time(world:
     world.pods.ask, world.ask_routers = ask_replica, ask_all_routers  # type: ignore[method-assign]
     async with asyncio.timeout(60):
         await world.run(TICK, 8, world.fleet())
+
+
+async def test_the_silent_pods_of_a_tenant_delay_no_other_replica(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "ROUND_SECONDS", 0.5)
+    hung = [f"hung-{number}" for number in range(600)]
+    silent, asked = Pods(), set[str]()
+    for name in hung:
+        silent.add(name)
+    their_pods = [
+        {**it, "metadata": {**it["metadata"], "namespace": "other"}} for it in silent.manifests()
+    ]
+    other = {**service(), "metadata": {**service()["metadata"], "namespace": "other"}}
+    world.services = [other, *world.services]
+    ours, ask = world.pods.manifests, world.pods.ask
+    monkeypatch.setattr(world.pods, "manifests", lambda: [*their_pods, *ours()])
+
+    async def ask_replica(address: str, *, is_ready: bool) -> EngineAnswer | None:
+        if address in hung:
+            asked.add(address)
+            await asyncio.Event().wait()
+        return await ask(address, is_ready=is_ready)
+
+    monkeypatch.setattr(world.pods, "ask", ask_replica)
+    fleet = world.fleet()
+    async with asyncio.timeout(60):
+        await world.run(4 * TICK, 8, fleet)
+
+    assert all(it.running_requests is not None for it in fleet.reports[KEY].replicas)
+    # Those that had no turn in a round are asked in the next one.
+    assert len(asked) > 2 * OF_A_NAMESPACE
 
 
 @pytest.mark.parametrize(

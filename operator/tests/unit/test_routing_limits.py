@@ -16,7 +16,7 @@ from llmservice_operator.routing.limits import (
     Limits,
     Standing,
 )
-from llmservice_operator.routing.settlements import SETTLE_SECONDS, Reservation
+from llmservice_operator.routing.settlements import SETTLE_SECONDS, Reservation, Settlements
 
 LIMITS = Limits(requests=5, tokens=1000, concurrent=3)
 AFTER_A_MINUTE = MINUTE_SECONDS + 1
@@ -310,3 +310,18 @@ def test_counted_tokens_are_not_moved_to_an_older_request() -> None:
     limiter.hear("r", 0.0, 40.0, {"a": 500}, 40.0)
     assert remaining(limiter, 40.0) == {"tokens": 500}
     assert remaining(limiter, AFTER_A_MINUTE) == {"tokens": 500}
+
+
+def test_a_client_that_a_replica_does_not_count_apart_keeps_its_reservations() -> None:
+    settlements = Settlements()
+    assert list(settlements.hear("a-0", 1.0, 0.0, {"known": 0.0})) == []
+    known, further = (Reservation(name, 0.0, 900.0, ended=1.0) for name in ("known", "further"))
+    for each in (known, further):
+        settlements.add(each, "a-0")
+
+    found = list(settlements.hear("a-0", 1.0, 60.0, {"known": 400.0, "other": 800.0}))
+
+    assert [(client, tokens) for client, _, tokens in found if client != "other"] == [
+        ("known", 400.0)
+    ]
+    assert further.tokens == 900.0

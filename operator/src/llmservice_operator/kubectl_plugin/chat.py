@@ -96,7 +96,7 @@ def _talk(endpoint: Endpoint, messages: list[Message], options: ChatOptions) -> 
             try:
                 _turn(endpoint, messages, question, options)
             except RequestFailed as error:
-                print(f"kubectl llm: {error}", file=sys.stderr)
+                print(f"kubectl llm: {printable(str(error))}", file=sys.stderr)
                 del messages[-1]
             del messages[first : max(first, len(messages) - MOST_MESSAGES)]
 

@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (OperatorError, OSError) as error:
-        sys.stderr.write(f"kubectl llm: {error}\n")
+        # The rest of the program is loaded only when it is needed.
+        from llmservice_operator.kubectl_plugin.screen import printable
+
+        sys.stderr.write(f"kubectl llm: {printable(str(error))}\n")
         return FAILED
 
 

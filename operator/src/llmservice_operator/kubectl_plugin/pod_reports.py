@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
@@ -67,13 +69,16 @@ class PodReports:
         text = await self._get(pod, "/metrics")
         if text is None:
             return None
-        samples = [
-            sample
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == _PICKS or sample.name in _HELD
-        ]
-        picks = {each.labels["reason"]: each.value for each in samples if each.name == _PICKS}
+        try:
+            samples = [
+                sample
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name == _PICKS or sample.name in _HELD
+            ]
+            picks = {each.labels["reason"]: each.value for each in samples if each.name == _PICKS}
+        except (ValueError, KeyError):
+            return None
         return RouterCounts(picks, sum(each.value for each in samples if each.name in _HELD))
 
     async def load_report(
@@ -84,7 +89,8 @@ class PodReports:
             path = names.load_report_path(namespace, name)
             text = await self._get(server["metadata"]["name"], path)
             if text is not None:
-                return LoadReport.model_validate_json(text)
+                with suppress(ValidationError):
+                    return LoadReport.model_validate_json(text)
         return None
 
     async def _get(self, pod: str, path: str) -> str | None:

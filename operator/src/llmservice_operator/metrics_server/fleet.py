@@ -25,6 +25,7 @@ from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.metrics_server.calibration_store import stored_calibration
 from llmservice_operator.metrics_server.report_builder import build_report, scaling_view
+from llmservice_operator.metrics_server.turns import FairTurns
 from llmservice_operator.scaling.assess import (
     TARGET_PERCENT,
     Assessment,
@@ -49,6 +50,9 @@ AskRouters = Callable[[], Awaitable[Mapping[Key, tuple[RouterPod, ...]]]]
 async def _no_routers() -> Mapping[Key, tuple[RouterPod, ...]]:
     return {}
 
+
+ROUND_SECONDS = 4.0
+"""Longest time in seconds in which a round asks the replicas. Rounds begin every 5 seconds."""
 
 CLOCK_SKEW_SECONDS = 30.0
 """Longest time in seconds that the API server's clock, which dates the pods, may be behind the
@@ -131,6 +135,11 @@ class Fleet:
         self._classes = classes
         self._scraped = scraped
         self._ask_routers = ask_routers
+        self._turns = FairTurns()
+        self._silent: set[tuple[Key, str]] = set()
+        """Replicas that did not answer the last time, by service and name."""
+        self._left_out: set[tuple[Key, str]] = set()
+        """Replicas that got no turn in the last round."""
 
     @property
     def learned(self) -> dict[Key, Calibration]:
@@ -228,17 +237,39 @@ class Fleet:
     async def _ask(
         self, replicas: Mapping[Key, list[Replica]]
     ) -> defaultdict[Key, dict[str, EngineAnswer]]:
+        """Ask every replica for ROUND_SECONDS. The replicas that get no turn come first in the next
+        round.
+        """
         asked = [
-            (key, it.name, self._engines.ask(it.address, is_ready=it.serves))
+            (key, it, it.address)
             for key, of_service in replicas.items()
             for it in of_service
             if it.address
         ]
+        asked.sort(key=lambda each: (each[0], each[1].name) not in self._left_out)
+        begun = set[tuple[Key, str]]()
+
+        async def ask(key: Key, replica: Replica, address: str) -> EngineAnswer | None:
+            answers = (key, replica.name) not in self._silent
+            async with self._turns.turn(key[0], answers=answers):
+                begun.add((key, replica.name))
+                return await self._engines.ask(address, is_ready=replica.serves)
+
+        tasks = {
+            asyncio.create_task(ask(key, it, address)): (key, it.name) for key, it, address in asked
+        }
         found: defaultdict[Key, dict[str, EngineAnswer]] = defaultdict(dict)
-        replies = await asyncio.gather(*(answer for _, _, answer in asked))
-        for (key, name, _), answer in zip(asked, replies, strict=True):
-            if answer is not None:
+        done, late = await asyncio.wait(tasks, timeout=ROUND_SECONDS) if tasks else (set(), set())
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for task in done:
+            key, name = tasks[task]
+            if (answer := task.result()) is not None:
                 found[key][name] = answer
+        unanswered = {(key, name) for key, name in tasks.values() if name not in found[key]}
+        self._left_out = unanswered - begun
+        self._silent = (self._silent & self._left_out) | (unanswered & begun)
         answered = sum(len(of_service) for of_service in found.values())
         self._scraped(answered, len(asked) - answered)
         return found

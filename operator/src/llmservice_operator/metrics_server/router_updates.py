@@ -32,6 +32,7 @@ from llmservice_operator.api.router_messages import (
     RouterReport,
 )
 from llmservice_operator.cluster import Key
+from llmservice_operator.metrics_server.turns import FairTurns
 from llmservice_operator.scaling.signals import HoldCounters, RouterPod, RouterSnapshot
 from llmservice_operator.workload import Replica, replicas_of
 
@@ -48,7 +49,6 @@ accepts the list."""
 ROUND_SECONDS: Final = 2.0
 """Longest time in seconds for which a round waits for the reports of the routers."""
 TIMEOUT_SECONDS: Final = 3.0
-CONNECTIONS: Final = 100
 MOST_WATCHES: Final = 20_000
 """Largest number of connections on which a router pod is asked for its next held request."""
 LONGEST_REPORT: Final = 64 * 1024
@@ -112,6 +112,7 @@ class RouterUpdates:
         self._now = now
         self._why_no_replica_comes = why_no_replica_comes
         self._rests = rests
+        self._turns = FairTurns()
         self._routers: defaultdict[Key, dict[tuple[str, int], _Router]] = defaultdict(dict)
         """Router pods of each service, by the pod's UID and the restarts of its container."""
         self._changed: set[Key] = set()
@@ -216,7 +217,8 @@ class RouterUpdates:
         while True:
             router.is_due.clear()
             asked, router.asked = router.asked, None
-            report = await self._send(router.address, router.wanted)
+            async with self._turns.turn(key[0], answers=router.answers):
+                report = await self._send(router.address, router.wanted)
             router.answers = report is not None
             if asked is not None and not asked.done():
                 asked.set_result(self._snapshot(report))
@@ -271,7 +273,8 @@ class RouterClient:
 
     def __init__(self, port: int = names.MANAGEMENT_PORT) -> None:
         self._port = port
-        self._session = _session(CONNECTIONS)
+        # A wait for a connection would count as silence. The callers bound the requests.
+        self._session = _session(0)
         self._watches = _session(MOST_WATCHES)
 
     async def close(self) -> None:

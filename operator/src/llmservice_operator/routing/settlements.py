@@ -15,6 +15,10 @@ SETTLE_SECONDS: Final = 0.2
 """Time in seconds between the end of a request and the report that settles it. A replica may report
 shortly before it counts a request whose end the router has seen."""
 
+TOGETHER: Final = "other"
+"""Name under which a replica counts all clients beyond a number. The reservations of a client that
+it does not count apart stay."""
+
 
 @dataclass(slots=True, eq=False)
 class Reservation:
@@ -89,7 +93,8 @@ class Settlements:
         if known.process != process:
             known.process, known.totals = process, {}
         known.count(totals)
-        for client in known.counted.keys() | known.open.keys():
+        apart = {each for each in known.open if each in totals or TOGETHER not in totals}
+        for client in known.counted.keys() | apart:
             yield from self._settle(known, client, at - SETTLE_SECONDS)
 
     def remove(self, replica: str) -> None:
