@@ -73,6 +73,12 @@ def test_each_alert_fires_and_ends(tmp_path: Path) -> None:
     promtool("test", "rules", *files, folder=tmp_path)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_values_of_a_series_are_quoted_where_yaml_reads_a_number(name: str) -> None:
+    # YAML reads 0x30, which is 31 zeros for promtool, as 48.
+    assert [it for it in CASES[name]["series"].values() if not isinstance(it, str)] == []
+
+
 def test_the_rules_are_valid(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups()}))
     promtool("check", "rules", "rules.yaml", folder=tmp_path)
