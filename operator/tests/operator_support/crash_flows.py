@@ -33,6 +33,8 @@ CHANGES: Final[Mapping[str, Spec]] = {
     "objectMetadata": {"objectMetadata": {"labels": {"team": "search"}}},
     "service": {"service": {"port": 8080, "annotations": {"example.com/note": "any"}}},
     "router": {"router": {"enabled": True}},
+    "router.mode": {"router": {"enabled": True, "mode": "InferencePool"}},
+    "route": {"route": {"parentRefs": [{"name": "gateway"}]}},
     "serving": {"serving": {"requestTimeoutSeconds": 60}},
     "auth": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
     "startup": {"startup": {"timeoutSeconds": 600}},

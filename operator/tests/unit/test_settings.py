@@ -6,7 +6,12 @@ import pytest
 from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.api.server_defaults import Proxy, ServerDefaults
 from llmservice_operator.errors import InvalidSettings
-from llmservice_operator.router_settings import RouterSettings, StepPrior
+from llmservice_operator.router_settings import (
+    ClientLimits,
+    LimitsOfClients,
+    RouterSettings,
+    StepPrior,
+)
 from llmservice_operator.settings import (
     VALUES,
     MetricsServerSettings,
@@ -297,6 +302,7 @@ def test_the_environment_of_a_router_gives_its_settings() -> None:
         heartbeat_seconds=9,
         policy="LeastRequest",
         ttft_limit_seconds=1.5,
+        client_limits=LimitsOfClients(default=ClientLimits(requests=12)),
         drain_seconds=0,
         drain_timeout_seconds=10,
         log_level="DEBUG",
