@@ -303,6 +303,7 @@ def test_the_environment_of_a_router_gives_its_settings() -> None:
         policy="LeastRequest",
         ttft_limit_seconds=1.5,
         client_limits=LimitsOfClients(default=ClientLimits(requests=12)),
+        scales_to_zero=True,
         drain_seconds=0,
         drain_timeout_seconds=10,
         log_level="DEBUG",
