@@ -81,6 +81,10 @@ run: setup  ## Run the operator on this machine against the current kube context
 render: setup  ## Print the objects of one LLMService: make render F=crds/examples/minimal.yaml
 	@$(RUN) llmservice-operator render -f $(or $(F),crds/examples/minimal.yaml)
 
+.PHONY: docs
+docs:  ## Build the site of the documents into .site/html; a broken link and a page outside the menu are errors
+	@$(UV) run -q --isolated --frozen --only-group site python e2e/document_site.py
+
 ## Check it ----------------------------------------------------------------------------------------
 
 .PHONY: test
@@ -262,6 +266,6 @@ bench-operator: setup  ## Measure the operator with 10 to 5,000 services; ends w
 .PHONY: clean
 clean: setup  ## Remove clusters, images, models, caches and environments
 	@$(RUN) localkube clean --cache
-	@rm -rf .venv .uv .tiers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+	@rm -rf .venv .uv .tiers .site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: clusters, caches and environments are gone; Debian packages stay installed"

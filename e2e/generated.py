@@ -36,6 +36,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "docs/conditions.md": printed_by("llmservice-operator", "reference", "conditions"),
     "docs/engine-flags.md": printed_by("llmservice-operator", "reference", "engine-flags"),
     "docs/migrating.md": printed_by(sys.executable, str(ROOT / "operator/migration_page.py")),
+    "docs/spec.md": printed_by(sys.executable, str(ROOT / "operator/spec_page.py")),
     "docs/routes.md": printed_by(sys.executable, "-m", "llmservice_server.route_page"),
     "operator/src/llmservice_operator/desired/client_paths.py": printed_by(
         sys.executable, "-m", "llmservice_server.path_list"

@@ -17,6 +17,7 @@ GENERATED = {
     "crds/llmservice.yaml",
     "docs/conditions.md",
     "docs/engine-flags.md",
+    "docs/spec.md",
 }
 NOT_DOCUMENTS = {"golden", "templates", "CHANGELOG.md"}
 """Parts of a path that exclude a file: recorded output, text with template code, and the changelog,
