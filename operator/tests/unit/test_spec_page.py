@@ -3,11 +3,11 @@ import pytest
 import spec_page
 
 
-def test_the_page_shows_the_default_the_limits_and_an_example_of_a_field() -> None:
-    row = next(line for line in spec_page.page() if line.startswith("| `minReplicas`"))
+def test_the_page_shows_the_type_the_limits_and_an_example_of_a_field() -> None:
+    row = next(line for line in spec_page.page() if line.startswith("| `maxReplicas`"))
 
-    assert "| integer; default `1`; 1 to 1,000 |" in row
-    assert "`minReplicas: " in row
+    assert "| integer; required; 1 to 1,000 |" in row
+    assert "`maxReplicas: " in row
     assert "](../crds/examples/" in row
 
 
