@@ -113,9 +113,9 @@ REFUSED = {
         {"autoscaling": {"minReplicas": 2}},
         "spec.autoscaling.maxReplicas: is required",
     ),
-    "scaling to zero": (
-        {"autoscaling": {"minReplicas": 0, "maxReplicas": 3}},
-        "spec.autoscaling.minReplicas: should be greater than or equal to 1, not 0",
+    "scaling to less than zero": (
+        {"autoscaling": {"minReplicas": -1, "maxReplicas": 3}},
+        "spec.autoscaling.minReplicas: should be greater than or equal to 0, not -1",
     ),
     "minimum above the maximum": (
         {"autoscaling": {"minReplicas": 4, "maxReplicas": 3}},

@@ -6,7 +6,8 @@ would take minutes.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmservice_server.routes import ROUTE_OF_PATH, Route
@@ -55,6 +56,12 @@ _STOP_FIELDS = ("stop", "stop_sequences", "bad_words")
 _MAX_STOP_CHARACTERS = 16 * _KIBI
 """Maximum total length of the texts in one of these fields, in characters. vLLM tokenizes bad words
 on the event loop that serves every client. Tokenizing this length takes 50 milliseconds."""
+
+_PART_BYTES = 256 * _KIBI
+"""Number of bytes that are counted at once, so that a body far above a limit takes no longer than
+one that is just above it."""
+
+_END_OF_ESCAPES = re.compile(rb"[^\\]")
 
 _OTHER = Route("", "none of the known routes")
 
@@ -108,39 +115,65 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
 
 def _check_counts(body: bytes, max_values: int) -> int:
     """Return an upper bound of the number of values. Raises BadShape if a limit is exceeded."""
-    containers, pairs, values = _counts(body)
-    if containers > _MAX_CONTAINERS or pairs > _MAX_PAIRS or values > max_values:
+    limits = (
+        (_MAX_CONTAINERS, "arrays and objects"),
+        (_MAX_PAIRS, "names with values"),
+        (max_values, "values"),
+    )
+    counts, excess = _first_excess(_parts(body), limits)
+    if excess is not None:
         # Most of the counted characters may belong to a long text, so count again without strings.
-        containers, pairs, values = _counts(_without_strings(body, max_values))
-    for count, limit, name in (
-        (containers, _MAX_CONTAINERS, "arrays and objects"),
-        (pairs, _MAX_PAIRS, "names with values"),
-        (values, max_values, "values"),
-    ):
-        if count > limit:
-            raise BadShape(f"the body has more than {limit} {name}; split it into several requests")
-    return values
+        counts, excess = _first_excess(_without_strings(body, max_values), limits)
+    if excess is not None:
+        limit, name = excess
+        raise BadShape(f"the body has more than {limit} {name}; split it into several requests")
+    return counts[-1]
 
 
-def _counts(json_text: bytes) -> tuple[int, int, int]:
-    """Return the numbers of containers, pairs and values.
+def _first_excess(
+    parts: Iterable[bytes], limits: Sequence[tuple[int, str]]
+) -> tuple[list[int], tuple[int, str] | None]:
+    """Count the containers, pairs and values in parts of a body, until one exceeds its limit.
 
-    The text in strings can make these numbers too high, but never too low.
+    Return the counts so far, and the limit that is exceeded. The text in strings can make the
+    counts too high, but never too low.
     """
-    containers = json_text.count(b"[") + json_text.count(b"{")
-    return containers, json_text.count(b":"), json_text.count(b",") + containers
+    counts = [0, 0, 0]
+    for part in parts:
+        containers = part.count(b"[") + part.count(b"{")
+        counts[0] += containers
+        counts[1] += part.count(b":")
+        counts[2] += part.count(b",") + containers
+        for count, limit in zip(counts, limits, strict=True):
+            if count > limit[0]:
+                return counts, limit
+    return counts, None
 
 
-def _without_strings(body: bytes, max_values: int) -> bytes:
-    """Return the body without the content of its strings."""
-    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if unescaped.count(b'"') > 4 * max_values:
-        # A value and its name have at most four quotes together, so a valid body with so many
-        # quotes exceeds the limit.
-        raise BadShape(
-            f"the body has more than {max_values} values; split it into several requests"
-        )
-    return b"".join(unescaped.split(b'"')[::2])
+def _parts(body: bytes) -> Iterator[bytes]:
+    """Yield a body in parts of about _PART_BYTES. No part ends within an escape."""
+    start = 0
+    while start < len(body):
+        found = _END_OF_ESCAPES.search(body, start + _PART_BYTES)
+        end = len(body) if found is None else found.end()
+        yield body[start:end]
+        start = end
+
+
+def _without_strings(body: bytes, max_values: int) -> Iterator[bytes]:
+    """Yield the parts of a body without the content of its strings."""
+    quotes = 0
+    for part in _parts(body):
+        outside = quotes % 2
+        pieces = part.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')
+        quotes += len(pieces) - 1
+        if quotes > 4 * max_values:
+            # A value and its name have at most four quotes together, so a valid body with so many
+            # quotes exceeds the limit.
+            raise BadShape(
+                f"the body has more than {max_values} values; split it into several requests"
+            )
+        yield b"".join(pieces[outside::2])
 
 
 def _may_have_long_stops(body: bytes) -> bool:

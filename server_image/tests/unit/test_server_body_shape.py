@@ -1,11 +1,15 @@
 """Tests the limits of the values in a body, which apply before the application parses the body."""
 
 import json
+import re
 import time
 
 import pytest
 from fastapi import FastAPI, Request
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from llmservice_server import body_shape
 from llmservice_server.app import attach_engine_app
 from llmservice_server.body_shape import MAX_INPUTS, BadShape, Shape, check_shape
 from server_support.in_process import Client, make_stack
@@ -164,3 +168,34 @@ async def test_a_body_in_parts_reaches_the_application_whole() -> None:
     attach_engine_app(stack.app, inner)
     answer = await Client(stack.app).request("POST", "/tokenize", [b'{"a"', b": 1", b"}"])
     assert answer.json() == '{"a": 1}'
+
+
+@settings(max_examples=300)
+@given(
+    values=st.recursive(
+        st.text('a"\\[{:,', max_size=6) | st.integers(0, 9),
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.text('"\\:', max_size=3), inner)
+        ),
+        max_leaves=12,
+    ),
+    part=st.integers(1, 9),
+)
+def test_a_body_in_parts_has_the_counts_of_the_whole(values: object, part: int) -> None:
+    body = json.dumps(values).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(body_shape, "_PART_BYTES", part)
+        parts = list(body_shape._parts(body))
+        outside = b"".join(body_shape._without_strings(body, 1000))
+
+    assert b"".join(parts) == body
+    assert outside == re.sub(rb'"(?:[^"\\]|\\.)*"', b"", body)
+
+
+def test_a_body_far_above_a_limit_is_not_read_to_its_end() -> None:
+    parts = iter([b"[" * 101, b"not read"])
+
+    _, excess = body_shape._first_excess(parts, [(100, "arrays"), (9, "names"), (999, "values")])
+
+    assert excess == (100, "arrays")
+    assert next(parts) == b"not read"
