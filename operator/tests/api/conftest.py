@@ -72,7 +72,8 @@ def _shared_operator(
     api: Api, served: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     log = tmp_path_factory.mktemp("operator") / "log"
-    with ForkedOperator(log, served, WATCH_NAMESPACES=served) as process:
+    # While all tiers run, the API server may answer nobody for longer than the usual Lease.
+    with ForkedOperator(log, served, WATCH_NAMESPACES=served, LEASE_SECONDS="60") as process:
         yield process
 
 
