@@ -191,9 +191,9 @@ $(patsubst %,faults-%,$(filter-out rollouts,$(FAULT_PARTS))): faults-%: setup
 faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
-ROUTING_PARTS := kills rollouts scale
+ROUTING_PARTS := kills rollouts scale zero
 .PHONY: test-routing routing-gateway routing-limits $(ROUTING_PARTS:%=routing-%)
-test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway routing-limits)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, kill the pickers of a Gateway, and exceed the limits of API keys (PART=kills, rollouts, scale, gateway, limits)
+test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway routing-limits)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, also to zero, kill the pickers of a Gateway, and exceed the limits of API keys (PART=kills, rollouts, scale, zero, gateway, limits)
 routing-gateway $(ROUTING_PARTS:%=routing-%): export LLMSERVICE_TEST_ROUNDS ?= 20
 $(ROUTING_PARTS:%=routing-%): routing-%: setup
 	$(call on_full_cluster,test-routing,pytest -s --timeout=0 e2e/tests/routing -k routing_$*)

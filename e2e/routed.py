@@ -29,8 +29,11 @@ class Routed:
     namespace: str
     name: str
 
-    def apply(self, replicas: int, **spec: object) -> None:
-        """Create the service and its key, and wait until it serves."""
+    def apply(self, replicas: int | None, **spec: object) -> None:
+        """Create the service and its key, and wait until it serves.
+
+        `replicas` is None for a service with autoscaling.
+        """
         service = cpu_service(self.name, f"hf://{TINY_MODEL}")
         service["spec"] |= {"replicas": replicas, "router": {"enabled": True}, **spec}
         service["spec"]["auth"] = {"apiKeysSecretRef": {"name": KEYS}}

@@ -13,7 +13,7 @@ from routed import KEY, Routed
 def routed(cluster: Cluster, namespace: str) -> Callable[..., Routed]:
     """Return a function that creates a service with a router, and waits until it serves."""
 
-    def create(name: str, replicas: int, **spec: object) -> Routed:
+    def create(name: str, replicas: int | None, **spec: object) -> Routed:
         service = Routed(cluster, namespace, name)
         service.apply(replicas, **spec)
         return service
