@@ -11,6 +11,7 @@ from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.scaling.capacity import (
     LEAST_SHARE,
     REACH,
+    REACH_OF_ITL,
     UNREACHABLE,
     LeastLimits,
     idle_itl,
@@ -254,7 +255,7 @@ def test_a_slower_engine_never_sustains_more(
     assert math.isfinite(fast)
     # A limit that an idle engine hardly attains is left out, and the rate then rises again.
     model = TRUTH.scaled(slower)
-    is_easy = (slo.itl_seconds or 0) > REACH * idle_itl(mix(prompt, answer), model)
+    is_easy = (slo.itl_seconds or 0) > REACH_OF_ITL * idle_itl(mix(prompt, answer), model)
     if is_easy and (slo.ttft_seconds or 0) > REACH * idle_ttft(prompt, model, LIMITS):
         assert 0 < slow <= fast * (1 + 1e-6)
 

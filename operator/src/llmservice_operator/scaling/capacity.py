@@ -17,9 +17,10 @@ from llmservice_operator.scaling.step_model import StepModel
 
 BISECTIONS = 24
 
-REACH = 1.1
+REACH, REACH_OF_ITL = 1.1, 1.25
 """Ratio of a limit to the latency on an idle replica, at and above which the limit applies in full.
-Below this ratio, nearly any other request breaks the limit, so the limit is gradually left out."""
+Below this ratio, nearly any other request breaks the limit, so the limit is gradually left out. The
+ITL has a greater one, because the capacity falls more steeply near its limit."""
 
 HOPELESS = 0.8
 """Ratio of a limit to the latency on an idle replica, at and below which the limit is left out."""
@@ -42,15 +43,15 @@ def sustainable_rate(
     LEAST_SHARE of the rate without limits of the latency.
     """
     idle, itl = idle_itl(mix, model), slo.itl_seconds
-    if itl is None or itl >= REACH * idle:
+    if itl is None or itl >= REACH_OF_ITL * idle:
         return _bounded_rate(mix, model, limits, slo)
     hardly, not_at_all = (
         _bounded_rate(mix, model, limits, replace(slo, itl_seconds=multiple * idle))
-        for multiple in (REACH, UNREACHABLE)
+        for multiple in (REACH_OF_ITL, UNREACHABLE)
     )
     # Between the two, the logarithm of the rate is linear in the limit, so that no small change of
     # the limit changes the rate much.
-    share = _unreached(itl, idle)
+    share = _unreached(itl, idle, REACH_OF_ITL)
     return math.pow(hardly, 1 - share) * math.pow(not_at_all, share)
 
 
@@ -135,13 +136,13 @@ def _raised_limits(
     )
 
 
-def _unreached(limit: float, idle: float) -> float:
-    """Return how far a limit is left out: 0 from REACH times the latency on an idle engine, 1 up to
-    HOPELESS times that latency.
+def _unreached(limit: float, idle: float, reach: float) -> float:
+    """Return how far a limit is left out: 0 from `reach` times the latency on an idle engine, 1 up
+    to HOPELESS times that latency.
     """
-    if limit >= REACH * idle:
+    if limit >= reach * idle:
         return 0.0
-    return min((REACH - limit / idle) / (REACH - HOPELESS), 1.0)
+    return min((reach - limit / idle) / (reach - HOPELESS), 1.0)
 
 
 def _raised(limit: float, idle: float) -> float:
@@ -150,7 +151,7 @@ def _raised(limit: float, idle: float) -> float:
     It is continuous in both arguments, and rises from REACH to UNREACHABLE times `idle` while
     `limit` falls from REACH to HOPELESS times `idle`.
     """
-    unreached = _unreached(limit, idle)
+    unreached = _unreached(limit, idle, REACH)
     if unreached == 0:
         return limit
     return idle * (1 + (REACH - 1) * math.pow((UNREACHABLE - 1) / (REACH - 1), unreached))
