@@ -34,6 +34,7 @@ from router_support.whole_pod import (
     RouterPod,
     ServedReplica,
     addresses,
+    client_of,
     router_pod,
     settings_of_pod,
     until,
@@ -240,15 +241,6 @@ async def test_a_refusal_is_forgotten_when_no_metrics_server_repeats_it(tmp_path
         assert bench.updates.refusal is None
 
 
-@asynccontextmanager
-async def sending(pod: RouterPod) -> AsyncIterator[RouterClient]:
-    client = RouterClient(pod.settings.management_port)
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
 async def told(pod: RouterPod, client: RouterClient, *replicas: dict[str, Any]) -> None:
     """Send a list until the pod knows the address of the tests."""
     listed = ReplicaList.model_validate_json(list_of(*replicas))
@@ -264,7 +256,7 @@ async def test_the_answer_to_a_list_names_the_requests_that_the_picker_refuses(
 ) -> None:
     body = ReplicaList.model_validate_json(list_of())
     replicas = [ServedReplica(each, f"chat-{each}", dies=True) for each in addresses(2)]
-    async with router_pod(tmp_path, *replicas) as pod, sending(pod) as client:
+    async with router_pod(tmp_path, *replicas) as pod, client_of(pod) as client:
         await told(pod, client)
         before = await client.send(OWN_ADDRESS, body)
         assert before is not None
@@ -287,7 +279,7 @@ async def test_a_pod_learns_of_new_and_ending_replicas_before_dns_and_the_replic
     )
     await second.start()
     loop = asyncio.get_running_loop()
-    async with router_pod(tmp_path, first) as pod, sending(pod) as client:
+    async with router_pod(tmp_path, first) as pod, client_of(pod) as client:
         await told(pod, client, entry(first.address, first.pod))
         began = loop.time()
         await told(pod, client, entry(first.address, first.pod), entry(second.address, second.pod))

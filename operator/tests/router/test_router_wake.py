@@ -26,6 +26,7 @@ from router_support.whole_pod import (
     RouterPod,
     ServedReplica,
     addresses,
+    client_of,
     router_pod,
     until,
 )
@@ -76,15 +77,6 @@ async def awake(client: RouterClient) -> AsyncIterator[dict[Key, float]]:
             for each in running:
                 each.cancel()
             await asyncio.wait(running)
-
-
-@asynccontextmanager
-async def client_of(pod: RouterPod) -> AsyncIterator[RouterClient]:
-    client = RouterClient(pod.settings.management_port)
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 async def tell(client: RouterClient, *replicas: ServedReplica, refusal: str | None = None) -> None:

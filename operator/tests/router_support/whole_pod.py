@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from llmservice_operator.metrics_server.router_updates import RouterClient
 from llmservice_operator.names import API_PORT, IDENTITY_PATH, MANAGEMENT_PORT
 from llmservice_operator.router.envoy_names import ADMIN_SOCKET
 from llmservice_operator.router.processes import program
@@ -280,3 +281,13 @@ async def router_pod(
         await asyncio.wait([running], timeout=60)
         for each in replicas:
             await each.stop()
+
+
+@asynccontextmanager
+async def client_of(pod: RouterPod) -> AsyncIterator[RouterClient]:
+    """Yield a metrics server's client of the pod."""
+    client = RouterClient(pod.settings.management_port)
+    try:
+        yield client
+    finally:
+        await client.close()

@@ -24,6 +24,7 @@ from llmservice_operator.metrics_server import router_updates as module
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
 from llmservice_operator.scaling.signals import HoldCounters, RouterSnapshot
 from operator_support.processes import free_port
+from operator_support.running import running
 from shared_support.waiting import eventually_in_loop
 
 QWEN, LLAMA = ("team", "qwen"), ("team", "llama")
@@ -124,13 +125,8 @@ async def informing(world: World) -> AsyncIterator[RouterUpdates]:
         world.now,
         lambda key: world.gone.get(key),
     )
-    running = asyncio.create_task(updates.run())
-    try:
+    async with running(updates.run()):
         yield updates
-        assert not running.done()
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from llmservice_operator.metrics_server.rest import (
     why_no_replica_comes,
 )
 from llmservice_operator.metrics_server.waking import Waking, add_wakes
+from operator_support.running import running
 from operator_support.services import NOW
 from shared_support.waiting import eventually_in_loop
 
@@ -96,13 +97,8 @@ async def watching(
         held_percent,
         pauses=(0.01, 0.02),
     )
-    running = asyncio.create_task(waking.run())
-    try:
+    async with running(waking.run()):
         yield waking
-        assert not running.done()
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 @pytest.fixture
@@ -238,7 +234,7 @@ async def test_the_operator_learns_of_a_held_request_at_once_and_while_it_waits(
     woken: list[Key] = []
     async with watching(world) as waking, served(waking) as server:
         client = WakeClient(str(server.make_url("/")), woken.append)
-        running = asyncio.create_task(client.run())
+        learning = asyncio.create_task(client.run())
         await eventually_in_loop(lambda: waking.watched == 3)
         began = asyncio.get_running_loop().time()
         world.hold("llama-router-0", 2)
@@ -250,8 +246,8 @@ async def test_the_operator_learns_of_a_held_request_at_once_and_while_it_waits(
         world.add_replica("llama-1", LLAMA)
         waking.note()
         await eventually_in_loop(lambda: client.read(*LLAMA) is None)
-        running.cancel()
-        await asyncio.wait([running])
+        learning.cancel()
+        await asyncio.wait([learning])
     assert set(woken) == {LLAMA}
 
 

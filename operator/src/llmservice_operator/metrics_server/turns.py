@@ -7,7 +7,7 @@ time limit.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -44,7 +44,6 @@ class FairTurns:
         self._usual = Turns(TOGETHER, OF_A_NAMESPACE)
         self._silent = Turns(SILENT_TOGETHER, SILENT_OF_A_NAMESPACE)
 
-    @asynccontextmanager
-    async def turn(self, namespace: str, *, answers: bool) -> AsyncIterator[None]:
-        async with (self._usual if answers else self._silent).turn(namespace):
-            yield
+    def turn(self, namespace: str, *, answers: bool) -> AbstractAsyncContextManager[None]:
+        """Return the turn of a pod, given whether it answered the last time."""
+        return (self._usual if answers else self._silent).turn(namespace)

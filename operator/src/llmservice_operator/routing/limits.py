@@ -93,8 +93,8 @@ class _Amount(NamedTuple):
 class _Window:
     """Amounts of the last minute, by the second.
 
-    An amount counts until its whole second is a minute old. What is admitted in any 60 seconds
-    therefore never exceeds a limit.
+    An amount counts until its whole second is a minute old. The requests that are admitted in any
+    60 seconds therefore never exceed a limit.
     """
 
     _amounts: dict[int, _Amount] = field(default_factory=dict)
