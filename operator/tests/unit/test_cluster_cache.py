@@ -45,6 +45,20 @@ def test_only_a_newer_version_is_a_change() -> None:
     assert live["metadata"]["resourceVersion"] == "10"
 
 
+def test_the_changes_of_each_kind_are_counted() -> None:
+    cache = Cache()
+    cache.observe(make_object(LLMSERVICES, "llama", 5))
+    cache.observe(make_object(PODS, "a", 5))
+    first = cache.changes(PODS)
+    cache.observe(make_object(PODS, "a", 5))
+    cache.observe(make_object(LLMSERVICES, "llama", 6))
+    assert cache.changes(PODS) == first
+    cache.observe(make_object(PODS, "a", 6))
+    second = cache.changes(PODS)
+    cache.drop(make_object(PODS, "a", 7))
+    assert first < second < cache.changes(PODS)
+
+
 def test_a_version_that_is_held_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Cache()
     cache.observe(make_object(PODS, "a", 5))

@@ -1,8 +1,9 @@
 """Tests how a metrics server informs the router pods of the replicas, and reads their reports."""
 
 import asyncio
+import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,9 @@ class World:
     """The same, after the present exchange."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     """Not set while the routers take their time to answer."""
+    changes: int | None = None
+    """How often a pod has changed so far. None: at every look."""
+    searches: int = 0
     gone: dict[Key, str] = field(default_factory=dict)
     """Services that will have no replica, each with the reason."""
 
@@ -81,6 +85,10 @@ class World:
 
     def add_router(self, name: str, address: str, key: Key = QWEN) -> None:
         self.pods[name] = pod(name, address, {names.ROUTER_LABEL: key[1]})
+
+    def search(self) -> Iterable[Manifest]:
+        self.searches += 1
+        return self.pods.values()
 
     def pods_of(self, key: Key) -> Iterator[Manifest]:
         for each in self.pods.values():
@@ -116,9 +124,11 @@ class World:
 
 @asynccontextmanager
 async def informing(world: World) -> AsyncIterator[RouterUpdates]:
+    numbers = itertools.count()
     updates = RouterUpdates(
         world.pods_of,
-        lambda: world.pods.values(),
+        world.search,
+        lambda: world.changes if world.changes is not None else next(numbers),
         world.send,
         world.read,
         PAUSES,
@@ -269,6 +279,21 @@ async def test_a_change_is_sent_once_and_only_to_the_routers_of_its_service(worl
         "10.0.1.3": 1,
         "10.0.1.4": 1,
     }
+
+
+async def test_router_pods_are_searched_only_after_a_change_of_a_pod(world: World) -> None:
+    world.changes = 0
+    async with informing(world):
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        # The looks go on, which only a service without a serving replica shows.
+        world.gone = {QWEN: "the service is suspended"}
+        del world.pods["qwen-1"]
+        await eventually_in_loop(lambda: world.accepted["10.0.1.1"][-1].refusal is not None)
+        assert world.searches == 1
+        world.add_router("qwen-router-3", "10.0.1.4")
+        world.changes = 1
+        await eventually_in_loop(lambda: "10.0.1.4" in world.accepted)
+    assert world.searches == 2
 
 
 async def test_routers_learn_within_seconds_that_no_replica_will_come(world: World) -> None:

@@ -86,6 +86,7 @@ class Cache:
         after the event of a later deletion, and must not bring the object back."""
         self._unreadable: dict[tuple[str, str, str], None] = {}
         """Kind, namespace and name of each unreadable object, as texts."""
+        self._changes: defaultdict[Kind, int] = defaultdict(int)
 
     def observe(self, manifest: Any) -> bool:
         """Keep the object unless a version at least as new is known; return whether the cache
@@ -199,6 +200,10 @@ class Cache:
         ids = sorted(id_[2] for id_ in self._by_owner.get(key, ()) if id_[0] is kind)
         return [self._objects[kind, key[0], name] for name in ids]
 
+    def changes(self, kind: Kind) -> int:
+        """Return the number of changes of the cached objects of a kind so far."""
+        return self._changes[kind]
+
     def count(self, kind: Kind) -> int:
         return sum(1 for id_ in self._objects if id_[0] is kind)
 
@@ -244,6 +249,7 @@ class Cache:
 
     def _put(self, id_: ObjectId, manifest: Manifest) -> frozenset[Key]:
         owners = self._remove(id_)
+        self._changes[id_[0]] += 1
         try:
             self._objects[id_] = self._compactor.compact(manifest)
         except RecursionError:
@@ -257,7 +263,10 @@ class Cache:
 
     def _remove(self, id_: ObjectId) -> frozenset[Key]:
         known = self._objects.pop(id_, None)
-        owner = owner_key(known) if known is not None else None
+        if known is None:
+            return frozenset()
+        self._changes[id_[0]] += 1
+        owner = owner_key(known)
         if owner is None:
             return frozenset()
         self._by_owner[owner].discard(id_)

@@ -89,6 +89,7 @@ class MetricsServer:
         updates = RouterUpdates(
             lambda key: cache.owned(key, PODS),
             lambda: cache.of_kind(PODS),
+            lambda: cache.changes(PODS),
             routers.send,
             refused.note,
             why_no_replica_comes=lambda key: why_no_replica_comes(

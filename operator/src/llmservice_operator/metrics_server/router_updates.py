@@ -39,7 +39,8 @@ from llmservice_operator.workload import Replica, replicas_of
 logger = logging.getLogger(__name__)
 
 SEARCH_SECONDS: Final = 1.0
-"""Time in seconds between two searches for router pods."""
+"""Time in seconds between two looks at the router pods. They are searched again only after a change
+of a pod."""
 GATHER_SECONDS: Final = 0.02
 """Time in seconds for which changes are gathered, so that a rollout does not cause a list for each
 event."""
@@ -91,6 +92,7 @@ class RouterUpdates:
         self,
         pods_of: Callable[[Key], Iterable[Manifest]],
         pods: Callable[[], Iterable[Manifest]],
+        pod_changes: Callable[[], int],
         send: Send,
         on_report: OnReport,
         pauses: tuple[float, ...] = PAUSES,
@@ -99,6 +101,7 @@ class RouterUpdates:
         rests: Callable[[Key], bool] = lambda _: False,
     ) -> None:
         """`pods_of` returns the pods of the replicas of a service, and `pods` returns all pods.
+        `pod_changes` returns how often a pod has changed so far.
 
         `now` returns the Unix time in seconds. `why_no_replica_comes` returns a sentence for the
         clients of a service that will have no replica; None if it may have one. `rests` returns
@@ -106,6 +109,7 @@ class RouterUpdates:
         """
         self._pods_of = pods_of
         self._pods = pods
+        self._pod_changes = pod_changes
         self._send = send
         self._on_report = on_report
         self._pauses = pauses
@@ -147,11 +151,14 @@ class RouterUpdates:
     async def run(self) -> None:
         """Inform the routers for ever."""
         clock = asyncio.get_running_loop()
-        search_at = clock.time()
+        search_at, searched = clock.time(), -1
         async with asyncio.TaskGroup() as tasks:
             while True:
                 if clock.time() >= search_at:
-                    self._search(tasks)
+                    if (changes := self._pod_changes()) != searched:
+                        self._search(tasks)
+                        searched = changes
+                    self._inform_late()
                     search_at = clock.time() + SEARCH_SECONDS
                 changed, self._changed = self._changed, set()
                 self._is_changed.clear()
@@ -185,13 +192,18 @@ class RouterUpdates:
                 router.informing = tasks.create_task(self._keep_informed(key, router))
             if not known:
                 del self._routers[key]
-            elif self._is_due(key):
-                self._inform(key)
 
-    def _is_due(self, key: Key) -> bool:
-        """Return whether the time has changed the reason why no replica comes."""
-        why = self._why_no_replica_comes(key)
-        return any(it.wanted.refusal != why for it in self._routers[key].values())
+    def _inform_late(self) -> None:
+        """Inform the routers for which the time alone has changed why no replica comes.
+
+        A service that rests may always have a replica. An end of the rest is a change of an object.
+        """
+        for key, routers in self._routers.items():
+            if self._rests(key):
+                continue
+            why = self._why_no_replica_comes(key)
+            if any(it.wanted.refusal != why for it in routers.values()):
+                self._inform(key)
 
     def _inform(self, key: Key) -> None:
         wanted = self._list(key)
