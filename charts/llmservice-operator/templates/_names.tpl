@@ -10,8 +10,10 @@ Every object name and image reference of the chart.
   llmservice-operator.metricsServerPodsName  Service object with the addresses of the metrics server's pods
   llmservice-operator.servesMetricsApi    whether the release serves external.metrics.k8s.io
   llmservice-operator.namespace           namespace of the release's objects
+  llmservice-operator.registry            registry of the images of this release
   llmservice-operator.image               image reference of the operator
   llmservice-operator.mirrored            an image reference with the registry of global.imageRegistry
+  llmservice-operator.imageOrReleased     such a reference, or that of an image of this release
 */}}
 
 {{/* "true" if the metrics server serves external.metrics.k8s.io, and empty if not. */}}
@@ -64,10 +66,15 @@ Every object name and image reference of the chart.
 {{- include "llmservice-operator.fullname" . | trunc 43 | trimSuffix "-" }}-metrics-server-pods
 {{- end -}}
 
+{{/* No default: whoever owned a name that the project does not own would run code with the operator's rights. */}}
+{{- define "llmservice-operator.registry" -}}
+{{- $missing := "image.registry is empty, and the project does not publish images yet: build and push the images (docs/quickstart.md), and add --set image.registry=REGISTRY, such as registry.example.com" -}}
+{{- .Values.global.imageRegistry | default .Values.image.registry | required $missing -}}
+{{- end -}}
+
 {{/* A digest names the exact bytes, so it wins over the tag. */}}
 {{- define "llmservice-operator.image" -}}
-{{- $registry := .Values.global.imageRegistry | default .Values.image.registry -}}
-{{- $repository := printf "%s/%s" $registry .Values.image.repository -}}
+{{- $repository := printf "%s/%s" (include "llmservice-operator.registry" .) .Values.image.repository -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" $repository .Values.image.digest -}}
 {{- else -}}
@@ -86,6 +93,16 @@ registry if it contains a dot or a colon, or is localhost.
 {{- printf "%s/%s" $registry (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $reference "") -}}
 {{- else -}}
 {{- $reference -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Arguments: the chart's context, a reference, and the name of the image of this release if the reference is empty. */}}
+{{- define "llmservice-operator.imageOrReleased" -}}
+{{- $root := index . 0 -}}
+{{- if index . 1 -}}
+{{- include "llmservice-operator.mirrored" . -}}
+{{- else -}}
+{{- printf "%s/llmservice/%s:%s" (include "llmservice-operator.registry" $root) (index . 2) $root.Chart.AppVersion -}}
 {{- end -}}
 {{- end -}}
 

@@ -56,7 +56,7 @@ CONTENTS: list[tuple[Values, str]] = [
     ({"model": {"hubEndpoint": "hub.local"}}, "at '/model/hubEndpoint': 'hub.local' does not"),
     ({"model": {"hubEndpoint": "https://hub:65536"}}, "at '/model/hubEndpoint': 'https://hub:6"),
     ({"model": {"hubEndpoint": "https://:443"}}, "at '/model/hubEndpoint': 'https://:443' does"),
-    ({"server": {"gpuImage": ""}}, "at '/server/gpuImage': '' does not match pattern"),
+    ({"server": {"gpuImage": ":1"}}, "at '/server/gpuImage': ':1' does not match pattern"),
     ({"server": {"cpuImage": "a b"}}, "at '/server/cpuImage': 'a b' does not match pattern"),
     ({"server": {"engineVersion": "latest"}}, "at '/server/engineVersion': 'latest' does not"),
     ({"server": {"proxy": {"http": "proxy"}}}, "at '/server/proxy/http': 'proxy' does not"),
@@ -139,4 +139,6 @@ REFUSED_BY_THE_SCHEMA = [*UNKNOWN, *TYPES, *CONTENTS, *CLASSES]
 REFUSED_BY_A_TEMPLATE: list[tuple[Values, str]] = [
     ({"metricsServer": {"hostNetwork": {"enabled": True}}}, "metricsServer.port must not be 10250"),
     ({"serviceAccount": {"create": False}}, "serviceAccount.name must be set when"),
+    ({"image": {"registry": ""}}, "image.registry is empty, and the project does not publish"),
+    ({"image": {"registry": ""}}, "add --set image.registry=REGISTRY"),
 ]

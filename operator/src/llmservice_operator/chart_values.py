@@ -47,21 +47,22 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
     server, monitoring = _part(values, "server"), _part(values, "monitoring")
     metrics, router = _part(values, "metricsServer"), _part(values, "router")
     labels, host = _part(monitoring, "podLabels"), _part(metrics, "hostNetwork")
-    registry, released = _part(values, "global").get("imageRegistry"), OperatorSettings()
+    mirror, released = _part(values, "global").get("imageRegistry"), OperatorSettings()
 
-    def mirrored(image: str | None, default: str) -> str | None:
-        if not registry:
-            return image
-        path = _REGISTRY.sub("", default if image is None else image)
-        return f"{registry}/{path}" if path else ""
+    def image(given: str | None, default: str) -> str:
+        registry = mirror or (None if given else _part(values, "image").get("registry"))
+        reference = given or default
+        if not (registry and reference):
+            return reference
+        return f"{registry}/{_REGISTRY.sub('', reference)}"
 
     variables = {
         "WATCH_NAMESPACES": ",".join(values.get("watchNamespaces") or ()),
-        "SERVER_IMAGE_GPU": mirrored(server.get("gpuImage"), released.images.gpu),
-        "SERVER_IMAGE_CPU": mirrored(server.get("cpuImage"), released.images.cpu),
-        "SERVER_IMAGE_AMD": mirrored(server.get("amdImage"), released.images.amd),
+        "SERVER_IMAGE_GPU": image(server.get("gpuImage"), released.images.gpu),
+        "SERVER_IMAGE_CPU": image(server.get("cpuImage"), released.images.cpu),
+        "SERVER_IMAGE_AMD": image(server.get("amdImage"), released.images.amd),
         "ENGINE_VERSION": server.get("engineVersion"),
-        "ROUTER_IMAGE": mirrored(router.get("image"), released.router_image),
+        "ROUTER_IMAGE": image(router.get("image"), released.router_image),
         "ROUTER_BY_DEFAULT": str(bool(router.get("enabledByDefault"))).lower(),
         "ACCELERATOR_CLASSES": json.dumps(_part(values, "acceleratorClasses")),
         "SERVER_DEFAULTS": json.dumps(_server_defaults(server, values.get("userIds"))),

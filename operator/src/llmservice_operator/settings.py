@@ -59,7 +59,8 @@ VALUES = {
 
 
 def _released(image: str) -> str:
-    return f"ghcr.io/llmservice/{image}:{version('llmservice-operator')}"
+    # Nobody can own a name below .invalid (RFC 2606). The chart sets the real registry.
+    return f"registry.invalid/llmservice/{image}:{version('llmservice-operator')}"
 
 
 def _labels(text: str) -> dict[str, str]:

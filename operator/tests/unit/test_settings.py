@@ -24,8 +24,8 @@ def test_an_empty_environment_gives_the_released_images_and_all_namespaces() -> 
     release = version("llmservice-operator")
     assert OperatorSettings.from_environment({}) == OperatorSettings(
         images=ServerImages(
-            gpu=f"ghcr.io/llmservice/server-gpu:{release}",
-            cpu=f"ghcr.io/llmservice/server-cpu:{release}",
+            gpu=f"registry.invalid/llmservice/server-gpu:{release}",
+            cpu=f"registry.invalid/llmservice/server-cpu:{release}",
             engine_version="0.32.0",
         ),
         hub_endpoint=None,

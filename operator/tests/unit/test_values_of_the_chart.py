@@ -1,5 +1,6 @@
 """Tests the settings of the operator that follow from the values of the chart."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,23 @@ def test_values_become_settings() -> None:
     assert (found.images.gpu, found.images.engine_version) == ("mine:1", "0.31.0")
     assert (found.gpus_per_node, found.keda) == (16, True)
     assert found.hub_endpoint == "https://hub.example.com"
+
+
+@pytest.mark.parametrize(
+    "values", ["image: {registry: r.example.com}", "global: {imageRegistry: r.example.com}"]
+)
+def test_one_value_names_the_registry_of_all_images_of_a_release(values: str) -> None:
+    found, release = settings(values), version("llmservice-operator")
+    assert found.images.gpu == f"r.example.com/llmservice/server-gpu:{release}"
+    assert found.images.cpu == f"r.example.com/llmservice/server-cpu:{release}"
+    assert found.router_image == f"r.example.com/llmservice/router:{release}"
+    assert settings(values, "server: {gpuImage: ''}").images.gpu == found.images.gpu
+
+
+def test_only_a_mirror_changes_the_registry_of_a_given_image() -> None:
+    given = "server: {gpuImage: 'a.example.com/mine:1'}"
+    assert settings("image: {registry: r.example.com}", given).images.gpu == "a.example.com/mine:1"
+    assert settings("global: {imageRegistry: m}", given).images.gpu == "m/mine:1"
 
 
 def test_a_later_file_has_priority_field_by_field_and_null_removes() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chart_support.helm import CHART, Manifest, Values, helm
+from chart_support.helm import CHART, REGISTRY, Manifest, Values, helm
 from operator_support.processes import OperatorProcess
 from rights_table import Right, rights_of
 
@@ -116,7 +116,8 @@ class Release:
         verb: str = "install",
     ) -> str:
         return helm(
-            *(verb, self.name, str(chart), "--namespace", self.name, "--values", "-", *options),
+            *(verb, self.name, str(chart), "--namespace", self.name),
+            *("--values", str(REGISTRY), "--values", "-", *options),
             stdin=json.dumps(values or {}),
         )
 

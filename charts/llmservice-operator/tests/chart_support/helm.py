@@ -26,6 +26,8 @@ REPOSITORY = CHART.parents[1]
 RELEASE = "llmservice-operator"
 NAMESPACE = "llmservice-system"
 KUBE_VERSION = "1.37.0"
+REGISTRY = CHART / "tests" / "registry.yaml"
+"""Values with the registry, which every installation must name."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def render_text(
     """
     return helm(
         *("template", release, str(chart), "--namespace", namespace),
-        *("--kube-version", kube_version, "--values", "-"),
+        *("--kube-version", kube_version, "--values", str(REGISTRY), "--values", "-"),
         *(f"--api-versions={each}" for each in api_versions),
         stdin=json.dumps(values or {}),
     )

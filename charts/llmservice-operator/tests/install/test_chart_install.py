@@ -66,7 +66,7 @@ def test_all_pods_are_admitted_where_only_restricted_pods_are(release: Release) 
         lambda: len(pods()) == 4, 30, "two pods of the operator and two of the metrics server"
     )
     assert all(
-        container["image"] == "ghcr.io/llmservice/operator:0.1.0"
+        container["image"] == "registry.example.com/llmservice/operator:0.2.0"
         for pod in pods()
         for container in pod["spec"]["containers"]
     )

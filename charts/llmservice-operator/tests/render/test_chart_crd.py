@@ -53,26 +53,36 @@ def project_version(member: str) -> str:
     return str(project["version"])
 
 
-def test_chart_and_images_have_the_version_of_the_distributions() -> None:
+def test_all_parts_of_a_release_have_the_same_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    server = load_defaults()["server"]
+    locked = tomllib.loads((REPOSITORY / "uv.lock").read_text())["package"]
+    members = [it["version"] for it in locked if not it["source"].keys() <= {"registry", "url"}]
+    found = {project_version(member) for member in (".", "operator", "server_image", "e2e/cluster")}
 
-    assert chart["version"] == chart["appVersion"] == project_version("operator")
-    assert server["gpuImage"].endswith(f"/server-gpu:{project_version('server_image')}")
-    assert server["cpuImage"].endswith(f"/server-cpu:{project_version('server_image')}")
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    newest = changelog.partition("\n## [")[2].partition("]")[0]
+
+    versions = {chart["version"], chart["appVersion"], newest, *members, *found}
+    assert versions == {project_version("operator")}
 
 
-def test_the_metadata_for_artifact_hub_names_the_images_of_the_values() -> None:
-    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
-    images = {it["image"] for it in yaml.safe_load(annotations["artifacthub.io/images"])}
-    containers = find(render(), "Deployment")["spec"]["template"]["spec"]["containers"]
-    variables = {it["name"]: it.get("value") for it in containers[0]["env"]}
+def released(manifests: list[Manifest]) -> list[str]:
+    """Return the images of a release that the operator gets, and its own one."""
+    container = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    variables = {it["name"]: it.get("value") for it in container["env"]}
+    names = ("SERVER_IMAGE_GPU", "SERVER_IMAGE_CPU", "ROUTER_IMAGE")
+    return [container["image"], *(str(variables[f"LLMSERVICE_OPERATOR_{it}"]) for it in names)]
 
-    assert images == {
-        containers[0]["image"],
-        *(variables[f"LLMSERVICE_OPERATOR_SERVER_IMAGE_{kind}"] for kind in ("GPU", "CPU")),
-        variables["LLMSERVICE_OPERATOR_ROUTER_IMAGE"],
-    }
+
+@pytest.mark.parametrize("value", ["image.registry", "global.imageRegistry"])
+def test_one_value_names_the_registry_of_all_images_of_a_release(value: str) -> None:
+    part, _, field = value.partition(".")
+    version = project_version("operator")
+
+    assert released(render({part: {field: "registry.example.com:5000/team"}})) == [
+        f"registry.example.com:5000/team/llmservice/{name}:{version}"
+        for name in ("operator", "server-gpu", "server-cpu", "router")
+    ]
 
 
 def test_the_chart_has_the_license_of_the_project() -> None:

@@ -52,7 +52,7 @@ def images(manifests: list[Manifest]) -> set[str]:
         (
             "a mirror of all images",
             {
-                f"mirror.example.com:5000/llm/llmservice/{image}:0.1.0"
+                f"mirror.example.com:5000/llm/llmservice/{image}:0.2.0"
                 for image in ("operator", "server-gpu", "server-cpu", "router")
             },
         ),
@@ -60,10 +60,10 @@ def images(manifests: list[Manifest]) -> set[str]:
             "a mirror of images by digest",
             {
                 "mirror.example.com/llmservice/operator@sha256:" + "ab" * 32,
-                "mirror.example.com/llmservice/server-gpu:0.1.0",
-                "mirror.example.com/llmservice/server-cpu:0.1.0",
+                "mirror.example.com/llmservice/server-gpu:0.2.0",
+                "mirror.example.com/llmservice/server-cpu:0.2.0",
                 "mirror.example.com/me/server-amd@sha256:" + "cd" * 32,
-                "mirror.example.com/llmservice/router:0.1.0",
+                "mirror.example.com/llmservice/router:0.2.0",
             },
         ),
     ],

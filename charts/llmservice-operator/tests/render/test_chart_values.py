@@ -274,12 +274,12 @@ def test_the_defaults_are_read_as_no_hub_and_every_namespace() -> None:
 @pytest.mark.parametrize(
     ("image", "reference"),
     [
-        ({}, "ghcr.io/llmservice/operator:0.1.0"),
-        ({"tag": "dev"}, "ghcr.io/llmservice/operator:dev"),
-        ({"registry": "localhost:5000"}, "localhost:5000/llmservice/operator:0.1.0"),
+        ({}, "registry.example.com/llmservice/operator:0.2.0"),
+        ({"tag": "dev"}, "registry.example.com/llmservice/operator:dev"),
+        ({"registry": "localhost:5000"}, "localhost:5000/llmservice/operator:0.2.0"),
         (
             {"tag": "dev", "digest": "sha256:" + "a" * 64},
-            "ghcr.io/llmservice/operator@sha256:" + "a" * 64,
+            "registry.example.com/llmservice/operator@sha256:" + "a" * 64,
         ),
     ],
 )
