@@ -5,6 +5,7 @@ SHELL := /bin/bash
 UV_VERSION := 0.13.9
 # A uv that is already here is used; else this checkout gets its own, from PyPI.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
+OWN_UV := $(filter $(CURDIR)/%,$(UV))
 RUN := $(UV) run --frozen
 # What runs below calls uv by its name.
 export PATH := $(PATH):$(CURDIR)/.uv/bin
@@ -36,7 +37,7 @@ $(CURDIR)/.uv/bin/uv:
 	@python3 -m venv .uv 2>/dev/null || { rm -rf .uv; apt-get update -qq && apt-get install -y -qq python3-venv && python3 -m venv .uv; }
 	@.uv/bin/python -m pip install -q uv==$(UV_VERSION)
 
-.venv/.ready: $(filter $(CURDIR)/%,$(UV)) uv.lock pyproject.toml operator/pyproject.toml server_image/pyproject.toml e2e/cluster/pyproject.toml
+.venv/.ready: $(OWN_UV) uv.lock pyproject.toml operator/pyproject.toml server_image/pyproject.toml e2e/cluster/pyproject.toml
 	@echo "==> Python environment of the workspace"
 	@$(UV) sync --frozen -q
 	@touch $@
@@ -82,8 +83,15 @@ render: setup  ## Print the objects of one LLMService: make render F=crds/exampl
 	@$(RUN) llmservice-operator render -f $(or $(F),crds/examples/minimal.yaml)
 
 .PHONY: docs
-docs:  ## Build the site of the documents into .site/html; a broken link and a page outside the menu are errors
+docs: $(OWN_UV)  ## Build the site of the documents into .site/html; a broken link and a page outside the menu are errors
 	@$(UV) run -q --isolated --frozen --only-group site python e2e/document_site.py
+
+.PHONY: sbom
+sbom: $(OWN_UV)  ## Write the Python packages of the images as CycloneDX into dist/sbom
+	@mkdir -p dist/sbom
+	@$(UV) export -q --frozen --no-dev --package llmservice-operator --format cyclonedx1.5 -o dist/sbom/operator.cdx.json
+	@$(UV) run -q --isolated --frozen --only-group sbom cyclonedx-py requirements server_image/requirements/cpu.txt \
+		-o dist/sbom/server-cpu.cdx.json
 
 ## Check it ----------------------------------------------------------------------------------------
 

@@ -56,8 +56,10 @@ class FieldOfSpec:
         if "enum" in self.schema:
             found.append(" ".join(f"`{each}`" for each in self.schema["enum"]))
         low, high = self.schema.get("minimum"), self.schema.get("maximum")
-        if low is not None or high is not None:
-            found.append(" to ".join(f"{each:,}" for each in (low, high) if each is not None))
+        if high is not None:
+            found.append(f"at most {high:,}" if low is None else f"{low:,} to {high:,}")
+        elif low is not None:
+            found.append(f"at least {low:,}")
         return "; ".join(found)
 
 
