@@ -57,6 +57,14 @@
   verbs: [create, patch, list]
 {{- end -}}
 
+{{- define "llmservice-operator.metricsApiRules" -}}
+# An APIService without a server would block every deletion of a namespace.
+- apiGroups: [apiregistration.k8s.io]
+  resources: [apiservices]
+  resourceNames: [v1beta1.external.metrics.k8s.io]
+  verbs: [get, delete]
+{{- end -}}
+
 {{- define "llmservice-operator.metricsServerRules" -}}
 - apiGroups: [llmservice.dev]
   resources: [llmservices]

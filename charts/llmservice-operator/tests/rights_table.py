@@ -19,6 +19,11 @@ def operator_rights(*, keda: bool = False) -> set[Right]:
     return rights_of(rights.operator_rules(OperatorSettings(keda=keda)))
 
 
+def metrics_api_rights() -> set[Right]:
+    """Return the operator's further rights if the release serves external metrics."""
+    return rights_of(rights.rules(rights.OPERATOR_OF_METRICS_API))
+
+
 def metrics_server_rights() -> set[Right]:
     """Return the metrics server's rights in a watched namespace."""
     return rights_of(rights.rules(rights.METRICS_SERVER))

@@ -33,6 +33,7 @@ from llmservice_operator.telemetry import (
     measure_loop_lag,
     start_server,
 )
+from llmservice_operator.withdrawal import Withdrawal
 from llmservice_operator.workqueue import QueueSettings, Shares, WorkQueue
 
 
@@ -127,17 +128,25 @@ class Process:
             await begun.wait()
             await queue.work(process)
 
+        async def withdraw() -> None:
+            await begun.wait()
+            if settings.serves_metrics_api and settings.metrics_service is not None:
+                await Withdrawal(cluster, *settings.metrics_service).run()
+
         election = self._tasks.start("leader", leader.run())
         beginning = self._tasks.start("term", begin())
         workers = [
             self._tasks.start(f"worker-{number}", work()) for number in range(shares.workers)
         ]
+        withdrawal = self._tasks.start("withdrawal", withdraw())
         self._tasks.start("audit", reflector.audit())
         self._tasks.start("load-reports", reports.run())
         self._tasks.start("wakes", heed_wakes())
         self._tasks.start("discovery", reflector.discover())
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
-        leaving = self._tasks.start("leaving", self._leave(leader, election, beginning, *workers))
+        leaving = self._tasks.start(
+            "leaving", self._leave(leader, election, beginning, withdrawal, *workers)
+        )
         self._tasks.heed_signals()
         try:
             await reflector.run(self._tasks.stop)

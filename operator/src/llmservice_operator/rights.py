@@ -108,6 +108,16 @@ The metrics server also reads one ConfigMap. Kubernetes' own Role
 kube-system/extension-apiserver-authentication-reader grants that right.
 """
 
+OPERATOR_OF_METRICS_API: Final = (
+    Right(
+        API_SERVICES,
+        ("get", "delete"),
+        resource_names=(names.EXTERNAL_METRICS_API,),
+        why="An APIService without a server would block every deletion of a namespace.",
+    ),
+)
+"""Further rights of the operator if the release serves external metrics."""
+
 _NAMELESS: Final = "A create request carries no name that a rule could be limited to."
 
 
@@ -156,6 +166,7 @@ def render_chart_rules() -> str:
     """
     templates = {
         "rules": OPERATOR,
+        "metricsApiRules": OPERATOR_OF_METRICS_API,
         "metricsServerRules": METRICS_SERVER,
         "metricsServerClusterRules": metrics_server_cluster_rights("{{ . }}"),
         "leaseRules": lease_rights("{{ . }}"),

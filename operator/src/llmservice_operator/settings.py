@@ -270,3 +270,13 @@ class OperatorSettings(ProcessSettings):
         owns it.
         """
         return self.metrics_api and not self.watch_namespaces
+
+    @property
+    def metrics_service(self) -> tuple[str, str] | None:
+        """Namespace and name of the metrics server's Service object; None if `metrics_server_url`
+        does not name one.
+        """
+        host = urlsplit(self.metrics_server_url or "").hostname or ""
+        name, _, rest = host.partition(".")
+        namespace, _, kind = rest.partition(".")
+        return (namespace, name) if kind == "svc" or kind.startswith("svc.") else None

@@ -8,8 +8,9 @@ import pytest
 
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.external_api import availability
 from llmservice_operator.metrics_server.gauges import MetricsServerMetrics
-from llmservice_operator.metrics_server.registration import Registration, availability
+from llmservice_operator.metrics_server.registration import Registration
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from llmservice_operator.telemetry import Metrics, ProcessMetrics
 from operator_support.services import a_body

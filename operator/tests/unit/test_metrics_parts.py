@@ -19,6 +19,7 @@ from llmservice_operator.api.calibration import Calibration, UnmetDemand
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
+from llmservice_operator.external_api import is_ours
 from llmservice_operator.metrics_server.calibration_store import (
     CalibrationStore,
     stored_calibration,
@@ -28,7 +29,6 @@ from llmservice_operator.metrics_server.registration import (
     Endpoint,
     build_api_service,
     foreign_owner,
-    is_ours,
 )
 from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
 
@@ -64,11 +64,11 @@ def test_an_api_service_is_ours_by_label_and_service() -> None:
     owner = {"metadata": {"name": "release", "uid": "u"}}
     ours = build_api_service(ENDPOINT, "Q0E=", owner)
 
-    assert is_ours(ours, ENDPOINT)
+    assert is_ours(ours, ENDPOINT.namespace, ENDPOINT.name)
     assert ours["metadata"]["ownerReferences"][0]["uid"] == "u"
-    assert not is_ours(ours, Endpoint("other", "metrics", 443))
-    assert not is_ours({**ours, "metadata": {"name": "x"}}, ENDPOINT)
-    assert not is_ours({**ours, "spec": {"group": "x"}}, ENDPOINT)
+    assert not is_ours(ours, "other", "metrics")
+    assert not is_ours({**ours, "metadata": {"name": "x"}}, ENDPOINT.namespace, ENDPOINT.name)
+    assert not is_ours({**ours, "spec": {"group": "x"}}, ENDPOINT.namespace, ENDPOINT.name)
 
 
 @pytest.mark.parametrize(

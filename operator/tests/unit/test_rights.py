@@ -9,6 +9,7 @@ from llmservice_operator.children import CHILDREN
 from llmservice_operator.rights import (
     METRICS_SERVER,
     OPERATOR,
+    OPERATOR_OF_METRICS_API,
     lease_rights,
     metrics_server_cluster_rights,
     operator_rules,
@@ -52,7 +53,7 @@ def test_each_chart_value_that_grants_rights_is_off_or_on_by_default() -> None:
 
 
 def test_no_right_is_a_wildcard_or_reaches_a_secret() -> None:
-    rights = [*OPERATOR, *METRICS_SERVER]
+    rights = [*OPERATOR, *OPERATOR_OF_METRICS_API, *METRICS_SERVER]
     rights += [*metrics_server_cluster_rights("role"), *lease_rights("lease")]
     assert not [each for each in rights if "*" in (each.kind.group, each.resource, *each.verbs)]
     assert not [each for each in rights if each.resource == "secrets"]

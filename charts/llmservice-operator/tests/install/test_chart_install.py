@@ -24,7 +24,16 @@ from chart_support.cluster import (
 )
 from chart_support.helm import CHART, HelmError, Manifest, Values, render
 from operator_support.processes import until_settled
-from rights_table import READ, TRUST, WRITE, Right, lease_rights, operator_rights, table
+from rights_table import (
+    READ,
+    TRUST,
+    WRITE,
+    Right,
+    lease_rights,
+    metrics_api_rights,
+    operator_rights,
+    table,
+)
 from shared_support.waiting import eventually
 
 
@@ -232,7 +241,8 @@ def own_rights(release: Release, namespace: str) -> set[Right]:
 
 def test_the_authorizer_grants_the_operator_exactly_its_table(release: Release) -> None:
     release.install({}, ADOPT)
-    everywhere, lease = operator_rights(), lease_rights(release.full_name)
+    everywhere = operator_rights() | metrics_api_rights()
+    lease = lease_rights(release.full_name)
 
     eventually(
         lambda: own_rights(release, release.name) == everywhere | lease,

@@ -22,6 +22,7 @@ from rights_table import (
     WRITE,
     Right,
     lease_rights,
+    metrics_api_rights,
     metrics_server_cluster_rights,
     metrics_server_rights,
     operator_rights,
@@ -77,14 +78,20 @@ def test_every_binding_is_for_one_of_the_two_accounts(name: str) -> None:
 
 def test_the_operator_has_exactly_these_rights() -> None:
     assert grants(render()) == {
-        ("ClusterRoleBinding", None): operator_rights(),
+        ("ClusterRoleBinding", None): operator_rights() | metrics_api_rights(),
         ("RoleBinding", NAMESPACE): lease_rights(RELEASE),
     }
 
 
+@pytest.mark.parametrize("value", ["metricsAPI", "metricsServer"])
+def test_without_external_metrics_the_operator_has_no_right_on_their_api(value: str) -> None:
+    given = grants(render({value: {"enabled": False}}))["ClusterRoleBinding", None]
+    assert given == operator_rights()
+
+
 def test_with_keda_the_operator_may_write_scaled_objects_too() -> None:
     given = grants(render({"keda": {"enabled": True}}))["ClusterRoleBinding", None]
-    assert given == operator_rights(keda=True)
+    assert given == operator_rights(keda=True) | metrics_api_rights()
 
 
 def test_the_metrics_server_has_exactly_these_rights() -> None:

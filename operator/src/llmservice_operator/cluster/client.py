@@ -227,7 +227,7 @@ class Cluster:
             },
             "propagationPolicy": "Background",
         }
-        path = kind_of(live).path(metadata["namespace"], metadata["name"])
+        path = kind_of(live).path(metadata.get("namespace"), metadata["name"])
         try:
             await self.write("DELETE", path, body)
         except NotFound:

@@ -3,7 +3,8 @@
 A cluster has one APIService `v1beta1.external.metrics.k8s.io`, which may belong to KEDA or another
 adapter. A foreign APIService is never changed, and the report names its owner. The ClusterRole of
 the release owns the operator's APIService, which is therefore deleted with the release. An
-APIService without a server would block every deletion of a namespace.
+APIService without a server would block every deletion of a namespace, so the operator deletes it
+after a while (withdrawal.py).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import ExternalMetrics
 from llmservice_operator.cluster import Cluster
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden
+from llmservice_operator.external_api import availability, is_ours
 from llmservice_operator.kinds import API_SERVICES, CLUSTER_ROLES
 from llmservice_operator.metrics_server.certificates import merged_bundle
 
@@ -91,16 +93,6 @@ def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -
     }
 
 
-def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
-    """Return whether the APIService has the operator's label and points to this Service object."""
-    labels = live["metadata"].get("labels") or {}
-    service = live["spec"].get("service") or {}
-    return bool(
-        labels.get(names.MANAGED_BY_LABEL) == names.FIELD_MANAGER
-        and (service.get("namespace"), service.get("name")) == (endpoint.namespace, endpoint.name)
-    )
-
-
 def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
     """Return the state of the external metrics, which names the owner of a foreign APIService."""
     service = live["spec"].get("service")
@@ -112,15 +104,6 @@ def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
         " HorizontalPodAutoscaler cannot read the operator's metrics. Choose the provider KEDA or"
         " Direct.",
     )
-
-
-def availability(live: Mapping[str, Any]) -> bool | None:
-    """Return whether the API server reaches the server of the APIService; None if it does not say
-    so.
-    """
-    conditions = (live.get("status") or {}).get("conditions") or ()
-    found = (each["status"] for each in conditions if each["type"] == "Available")
-    return {"True": True, "False": False}.get(next(found, ""))
 
 
 class Registration:
@@ -189,7 +172,7 @@ class Registration:
         return POLL_SECONDS
 
     async def _ensure(self, live: Manifest | None) -> None:
-        if live is not None and not is_ours(live, self._endpoint):
+        if live is not None and not is_ours(live, self._endpoint.namespace, self._endpoint.name):
             self._say(foreign_owner(live))
             return
         if live is not None and "deletionTimestamp" in live["metadata"]:
