@@ -22,6 +22,7 @@ from chart_support.helm import (
     CHART,
     METRICS_SERVER,
     NAMESPACE,
+    REGISTRY,
     RELEASE,
     Manifest,
     Values,
@@ -263,7 +264,8 @@ def test_ids_of_ones_own_replace_those_of_the_chart_even_if_they_are_zero() -> N
 )
 def test_the_notes_tell_the_effects_of_a_value(values: Values, sentence: str) -> None:
     printed = helm(
-        *("install", RELEASE, str(CHART), "--dry-run=client", "--values", "-"),
+        *("install", RELEASE, str(CHART), "--dry-run=client"),
+        *("--values", str(REGISTRY), "--values", "-"),
         stdin=json.dumps(values),
     )
 

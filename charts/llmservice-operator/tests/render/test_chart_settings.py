@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from chart_support.helm import CHART, find, render
+from chart_support.helm import CHART, REGISTRY, find, render
 from llmservice_operator.chart_values import chart_variables
 from llmservice_operator.settings import PREFIX, VALUES, OperatorSettings
 from value_sets import VALUE_SETS, rendered
@@ -45,7 +45,8 @@ def test_the_command_line_reads_values_as_the_chart_does(name: str) -> None:
     (container,) = operator["spec"]["template"]["spec"]["containers"]
     told = {it["name"]: it["value"] for it in container["env"] if "value" in it}
     by_the_chart = OperatorSettings.from_environment(told)
-    by_the_values = OperatorSettings.from_environment(chart_variables([yaml.safe_dump(SETS[name])]))
+    texts = [REGISTRY.read_text(), yaml.safe_dump(SETS[name])]
+    by_the_values = OperatorSettings.from_environment(chart_variables(texts))
     names = dict.fromkeys(NAMED_BY_THE_RELEASE)
     assert by_the_values.model_copy(update=names) == by_the_chart.model_copy(update=names)
     for setting in NAMED_BY_THE_RELEASE[1:]:

@@ -13,6 +13,7 @@ from kubernetes_validate import utils
 from chart_support.helm import (
     CHART,
     NAMESPACE,
+    REGISTRY,
     RELEASE,
     HelmError,
     find,
@@ -150,7 +151,8 @@ def test_every_object_has_its_own_name_and_the_common_labels(name: str) -> None:
 @pytest.mark.parametrize("name", ["the defaults", "common labels and annotations"])
 def test_helm_lint_finds_nothing(name: str) -> None:
     assert "0 chart(s) failed" in helm(
-        *("lint", "--strict", str(CHART), "--namespace", NAMESPACE, "--values", "-"),
+        *("lint", "--strict", str(CHART), "--namespace", NAMESPACE),
+        *("--values", str(REGISTRY), "--values", "-"),
         stdin=json.dumps(VALUE_SETS[name]),
     )
 
