@@ -70,6 +70,12 @@ def read(*args: str) -> Any:
     return json.loads(text) if text else None
 
 
+def read_all(*args: str) -> list[Manifest]:
+    """Return the objects that `kubectl get` lists, for which it prints nothing if there is none."""
+    found: list[Manifest] = (read(*args) or {"items": []})["items"]
+    return found
+
+
 def rights(user: str, namespace: str) -> set[Right]:
     """Return the rights of a user in a namespace, as the API server's authorizer lists them."""
     review = kubectl(

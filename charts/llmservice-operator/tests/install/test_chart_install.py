@@ -20,6 +20,7 @@ from chart_support.cluster import (
     kubectl,
     operator_of,
     read,
+    read_all,
     rights,
 )
 from chart_support.helm import CHART, HelmError, Manifest, Values, render
@@ -68,8 +69,7 @@ def test_all_pods_are_admitted_where_only_restricted_pods_are(release: Release) 
 
     def pods() -> list[Manifest]:
         selector = f"app.kubernetes.io/instance={release.name}"
-        found: list[Manifest] = read("pods", "-n", release.name, "-l", selector)["items"]
-        return found
+        return read_all("pods", "-n", release.name, "-l", selector)
 
     eventually(
         lambda: len(pods()) == 4, 30, "two pods of the operator and two of the metrics server"
@@ -179,15 +179,15 @@ def templates(release: Release, name: str) -> dict[str, str]:
         each["metadata"]["labels"]["pod-template-hash"]: each["spec"]["template"]["spec"][
             "containers"
         ][0]["image"]
-        for each in read("replicasets", "-n", release.name, "-l", selector)["items"]
+        for each in read_all("replicasets", "-n", release.name, "-l", selector)
     }
 
 
 def make_pod_ready(release: Release, name: str) -> None:
     """Set the pod's status to Ready, because no kubelet runs in an API-only cluster."""
     selector = ("-n", release.name, "-l", f"llmservice.dev/name={name}")
-    eventually(lambda: len(read("pods", *selector)["items"]) == 1, 30, "a pod")
-    pod = read("pods", *selector)["items"][0]["metadata"]["name"]
+    eventually(lambda: len(read_all("pods", *selector)) == 1, 30, "a pod")
+    pod = read_all("pods", *selector)[0]["metadata"]["name"]
     conditions = [{"type": kind, "status": "True"} for kind in ("Ready", "PodScheduled")]
     status = json.dumps({"status": {"phase": "Running", "conditions": conditions}})
     kubectl("patch", "pod", pod, "-n", release.name, "--subresource=status", "-p", status)

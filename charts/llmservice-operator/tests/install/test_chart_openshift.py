@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from chart_support.cluster import ADOPT, CRD, SMALLEST, Release, kubectl, operator_of, read, refusal
+from chart_support.cluster import (
+    ADOPT,
+    CRD,
+    SMALLEST,
+    Release,
+    kubectl,
+    operator_of,
+    read_all,
+    refusal,
+)
 from chart_support.helm import Manifest, render
 from shared_support.waiting import eventually
 
@@ -112,8 +121,7 @@ def test_openshift_admits_the_pods_of_the_chart_and_of_services(
     here = ("-n", openshift.name)
 
     def pods(label: str) -> list[Manifest]:
-        found: list[Manifest] = read("pods", *here, "-l", label)["items"]
-        return found
+        return read_all("pods", *here, "-l", label)
 
     openshift.install({"watchNamespaces": [openshift.name]}, ADOPT)
     kubectl("wait", "crd", CRD, "--for=condition=Established", "--timeout=30s")
