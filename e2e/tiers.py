@@ -105,7 +105,7 @@ TIERS = (
         ("operator/tests/api", "charts/llmservice-operator/tests/install"),
         cluster=("--api-only",),
         leaves_out=("operator/tests/api/scaling",),
-        prepare=(("localkube", "gateway-api"),),
+        prepare=(("localkube", "gateway-api"), ("localkube", "prometheus", "build")),
     ),
     Tier(
         "scaling",

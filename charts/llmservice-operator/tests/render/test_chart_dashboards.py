@@ -2,40 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from chart_support.helm import CHART, REPOSITORY, Manifest, load_defaults, render
+from chart_support.dashboards import FILES, dashboard, panels, queries, with_variables
+from chart_support.helm import REPOSITORY, Manifest, load_defaults, render
 from chart_support.promtool import promtool
 from chart_support.queries import unknown_labels, unknown_metrics
 from shared_support.metric_table import labels_in, names_in
-
-FILES = sorted((CHART / "files" / "dashboards").glob("*.json"))
-ON_A_DASHBOARD = {
-    "$__rate_interval": "5m",
-    "$namespace": ".*",
-    "$llmservice": ".*",
-    "$release": "a",
-}
-"""Values for the variables of queries."""
-
-
-def dashboard(file: Path) -> Any:
-    return json.loads(file.read_text())
-
-
-def panels(file: Path) -> Iterator[Any]:
-    yield from (panel for panel in dashboard(file)["panels"] if panel["type"] != "row")
-
-
-def queries(file: Path) -> Iterator[str]:
-    for panel in panels(file):
-        for target in panel["targets"]:
-            yield target["expr"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -55,12 +31,8 @@ def test_a_legend_names_labels_of_its_query(file: Path) -> None:
 
 
 def test_prometheus_accepts_every_query(tmp_path: Path) -> None:
-    rules = []
-    for number, query in enumerate(query for file in FILES for query in queries(file)):
-        for variable, value in ON_A_DASHBOARD.items():
-            query = query.replace(variable, value)
-        assert "$" not in query
-        rules.append({"record": f"query:{number}", "expr": query})
+    found = (with_variables(query, "a", "5m") for file in FILES for query in queries(file))
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(found)]
     text = yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]})
     (tmp_path / "rules.yaml").write_text(text)
     promtool("check", "rules", "rules.yaml", folder=tmp_path)

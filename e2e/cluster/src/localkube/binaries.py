@@ -94,6 +94,16 @@ PROMTOOL = Module(
 )
 """Tests Prometheus rules. Clusters do not need it."""
 
+PROMETHEUS = Module(
+    "prometheus",
+    package="github.com/prometheus/prometheus/cmd/prometheus",
+    minutes=3,
+    go_module="prometheus",
+    # Without the tag builtinassets, it has no web pages, which would need npm. Its API is complete.
+    tags="remove_all_sd,enable_kubernetes_sd",
+)
+"""Additional program of a cluster whose metrics are scraped."""
+
 
 def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
     """Return the Kubernetes versions that a cluster can have. The default is first.
@@ -152,7 +162,7 @@ def program(name: str) -> Path:
 
     Raises KeyError if there is none.
     """
-    for module in (*modules(), *KEDA, PROMTOOL):
+    for module in (*modules(), *KEDA, PROMTOOL, PROMETHEUS):
         if name in (module.name, *module.links):
             return folder(module) / name
     raise KeyError(name)

@@ -19,6 +19,7 @@ EXTENSIONS = (
     "localkube.hub",
     "localkube.keda",
     "localkube.gateway_api",
+    "localkube.prometheus",
 )
 """Modules with a function `register(subparsers)`, which adds commands. The parser of each command
 sets `run`. This function takes the parsed arguments, including `name`, and returns the exit status.

@@ -1,0 +1,117 @@
+"""Scrapes a local cluster with a real Prometheus, as the PodMonitors and rules of the chart say."""
+
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chart_support import dashboards
+from chart_support.helm import render
+from pod_monitors import scrape_config
+from stage import RELEASE, SYSTEM_NAMESPACE, localkube
+
+SCRAPE_SECONDS = 5
+"""Interval in seconds of scrapes and of the evaluation of rules."""
+RATE_INTERVAL = "30s"
+"""Value of Grafana's $__rate_interval."""
+
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A Prometheus that scrapes the local cluster."""
+
+    url: str
+
+    def answers(self, query: str) -> list[Labels]:
+        """Return the labels of the series that the query returns now."""
+        return [each["metric"] for each in self.ask("query", query=query)["result"]]
+
+    def ask(self, path: str, **parameters: object) -> Any:
+        """Return the data of an answer of the HTTP API.
+
+        Raises AssertionError with Prometheus's message if it refuses the request.
+        """
+        body = urllib.parse.urlencode(parameters).encode()
+        verb = "POST" if path.startswith("query") else "GET"
+        url = f"{self.url}/api/v1/{path}" + ("" if verb == "POST" else f"?{body.decode()}")
+        request = urllib.request.Request(url, data=body if verb == "POST" else None, method=verb)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
+
+
+@cache
+def _objects() -> list[Any]:
+    """Return the objects of the chart, with its monitoring switched on."""
+    interval = f"{SCRAPE_SECONDS}s"
+    values = {"monitoring": {"enabled": True, "podMonitors": {"interval": interval}}}
+    return render(values, release=RELEASE, namespace=SYSTEM_NAMESPACE)
+
+
+def _groups() -> list[Any]:
+    """Return the groups of rules. Prometheus evaluates them all in its own interval."""
+    (rule,) = (it for it in _objects() if it["kind"] == "PrometheusRule")
+    return [{"name": it["name"], "rules": it["rules"]} for it in rule["spec"]["groups"]]
+
+
+def start_prometheus(cluster: str, folder: Path) -> Prometheus:
+    """Start Prometheus in this local cluster, with its configuration in the folder."""
+    kubeconfig = Path(os.environ["KUBECONFIG"])
+    monitors = [it for it in _objects() if it["kind"] == "PodMonitor"]
+    config = {
+        "global": {"evaluation_interval": f"{SCRAPE_SECONDS}s"},
+        "rule_files": ["rules.yaml"],
+        "scrape_configs": [scrape_config(it, kubeconfig) for it in monitors],
+    }
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": _groups()}))
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    options = ("--config", str(folder / "prometheus.yaml"), "--name", cluster)
+    return Prometheus(localkube("prometheus", "start", *options, capture=True).strip())
+
+
+def stop_prometheus(cluster: str) -> None:
+    localkube("prometheus", "stop", "--name", cluster)
+
+
+def queries() -> dict[str, str]:
+    """Return every query of the dashboards and of the rules, by its name.
+
+    The name is that of the alert or of the recorded metric, or the dashboard and the title of the
+    panel. A panel with several queries adds the legend.
+    """
+    found = [*_queries_of_rules(), *_queries_of_panels()]
+    assert len(dict(found)) == len(found), "two queries have the same name"
+    return dict(found)
+
+
+def _queries_of_rules() -> Iterator[tuple[str, str]]:
+    for rule in (rule for group in _groups() for rule in group["rules"]):
+        if "alert" in rule:
+            yield rule["alert"], rule["expr"]
+        else:
+            part = " of availability" if rule.get("labels") else ""
+            yield f"{rule['record']}{part}", rule["expr"]
+
+
+def _queries_of_panels() -> Iterator[tuple[str, str]]:
+    for file in dashboards.FILES:
+        for panel in dashboards.panels(file):
+            for target in panel["targets"]:
+                legend = f" ({target['legendFormat']})" if len(panel["targets"]) > 1 else ""
+                query = target["expr"]
+                yield (
+                    f"{file.stem}: {panel['title']}{legend}",
+                    dashboards.with_variables(query, SYSTEM_NAMESPACE, RATE_INTERVAL),
+                )
