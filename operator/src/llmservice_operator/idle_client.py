@@ -27,6 +27,8 @@ AWAY_SECONDS: Final = 1.0
 KEPT_SECONDS: Final = 10.0
 """Time in seconds for which an answer is used. The metrics server repeats it while it is true."""
 LONGEST_ANSWER_BYTES: Final = 4 * 2**20
+LONGEST_REFUSAL_BYTES: Final = 500
+"""Longest part of a refusal that is read, in bytes."""
 
 _WAKES = TypeAdapter(dict[str, Wake])
 
@@ -39,9 +41,10 @@ class WakeClient:
         url: str | None,
         on_wake: Callable[[tuple[str, str]], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
+        headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """`url` is the metrics server's address without a path, or None if there is no metrics
-        server.
+        server. `headers` returns the headers of a request, with the token of this process.
 
         `on_wake` is called with the namespace and name of each service that must be woken, and
         again while it must be woken.
@@ -49,6 +52,7 @@ class WakeClient:
         self._url = url and f"{url.rstrip('/')}{names.WAKES_PATH}"
         self._on_wake = on_wake
         self._monotonic = monotonic
+        self._headers = headers
         self._wakes: Mapping[str, Wake] = {}
         self._answered_at = 0.0
         self._is_answering = True
@@ -96,9 +100,12 @@ class WakeClient:
         names no services, and RecursionError for an answer that is nested too deeply.
         """
         params = {"wait": f"{WAIT_SECONDS:g}"}
-        async with session.get(url, params=params, allow_redirects=False) as answer:
+        async with session.get(
+            url, params=params, headers=self._headers(), allow_redirects=False
+        ) as answer:
             if answer.status != 200:
-                raise ValueError(f"the answer has status {answer.status}")
+                said = (await answer.content.read(LONGEST_REFUSAL_BYTES)).decode(errors="replace")
+                raise ValueError(f"the answer has status {answer.status}: {said}")
             text = bytearray()
             async for chunk in answer.content.iter_any():
                 text += chunk

@@ -79,6 +79,7 @@ API_SERVICES: Final = Kind("apiregistration.k8s.io", "v1", "APIService", "apiser
 SUBJECT_ACCESS_REVIEWS: Final = Kind(
     "authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"
 )
+TOKEN_REVIEWS: Final = Kind("authentication.k8s.io", "v1", "TokenReview", "tokenreviews")
 
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind:

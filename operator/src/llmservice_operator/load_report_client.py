@@ -30,6 +30,8 @@ KEPT_SECONDS: Final = 3 * POLL_SECONDS
 LONGEST_ANSWER_BYTES: Final = 64 * 2**20
 """Longest response that is read, in bytes. The reports of ten thousand services with a few replicas
 each are shorter."""
+LONGEST_REFUSAL_BYTES: Final = 500
+"""Longest part of a refusal that is read, in bytes."""
 
 
 class LoadReportClient:
@@ -42,9 +44,10 @@ class LoadReportClient:
         timeout_seconds: float = TIMEOUT_SECONDS,
         longest_bytes: int = LONGEST_ANSWER_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
+        headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """`url` is the metrics server's address without a path, or None if there is no metrics
-        server.
+        server. `headers` returns the headers of a request, with the token of this process.
 
         `on_news` is called for every service whose report arrives after a pass has found none. Its
         argument is the namespace and name of the service.
@@ -57,6 +60,7 @@ class LoadReportClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._longest_bytes = longest_bytes
         self._monotonic = monotonic
+        self._headers = headers
         self._answer: Mapping[str, Any] = {}
         """The last response, which contains the reports by NAMESPACE/NAME."""
         self._answered_at = 0.0
@@ -121,9 +125,10 @@ class LoadReportClient:
         Raises ClientError if the request fails, ValueError for a response without reports, and
         RecursionError for a response that is nested too deeply.
         """
-        async with session.get(url, allow_redirects=False) as answer:
+        async with session.get(url, headers=self._headers(), allow_redirects=False) as answer:
             if answer.status != 200:
-                raise ValueError(f"the answer has status {answer.status}")
+                said = (await answer.content.read(LONGEST_REFUSAL_BYTES)).decode(errors="replace")
+                raise ValueError(f"the answer has status {answer.status}: {said}")
             text = bytearray()
             async for chunk in answer.content.iter_any():
                 text += chunk

@@ -158,6 +158,10 @@ server."""
 LOAD_REPORTS_PATH: Final = "/v1/scaling"
 """Path at which the metrics server serves all load reports as JSON."""
 
+METRICS_SERVER_AUDIENCE: Final = "llmservice-metrics-server"
+"""Audience of the tokens with which callers read load reports. The API server and other components
+accept no such token."""
+
 WAKES_PATH: Final = "/v1/wakes"
 """Path at which the metrics server names the services without replicas whose routers hold requests.
 It delays the answer until there is one."""

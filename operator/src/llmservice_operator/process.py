@@ -24,6 +24,7 @@ from llmservice_operator.idle_client import WakeClient
 from llmservice_operator.leader import Leader, LeaderSettings
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import Reconciler
+from llmservice_operator.service_account_token import TokenFile
 from llmservice_operator.settings import PREFIX, OperatorSettings
 from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
@@ -83,8 +84,9 @@ class Process:
             settings.audit_period_seconds,
             on_hindrance=functools.partial(health.report_hindrance, "watches"),
         )
-        reports = LoadReportClient(settings.metrics_server_url, queue.add)
-        wakes = WakeClient(settings.metrics_server_url, queue.add)
+        headers = TokenFile(settings.token_file).headers
+        reports = LoadReportClient(settings.metrics_server_url, queue.add, headers=headers)
+        wakes = WakeClient(settings.metrics_server_url, queue.add, headers=headers)
         reconciler = Reconciler(
             cluster,
             cache,

@@ -25,6 +25,7 @@ from llmservice_operator.kinds import (
     PODS,
     REPLICA_SETS,
     SUBJECT_ACCESS_REVIEWS,
+    TOKEN_REVIEWS,
     Kind,
 )
 from llmservice_operator.settings import OperatorSettings
@@ -117,6 +118,11 @@ OPERATOR_OF_METRICS_API: Final = (
     ),
 )
 """Further rights of the operator if the release serves external metrics."""
+
+TOKEN_CHECKS: Final = (
+    Right(TOKEN_REVIEWS, ("create",), why="Is the token of a caller of the load reports valid?"),
+)
+"""Cluster-wide right of the metrics server, if it asks its callers for tokens."""
 
 _NAMELESS: Final = "A create request carries no name that a rule could be limited to."
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -127,6 +128,7 @@ def _from_json(name: str, parse: Callable[[str, str], Any]) -> BeforeValidator:
 
 
 _HOST = re.compile("[A-Za-z0-9._:-]+")
+_NAMESPACE, _NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 
 Address = Annotated[
     str | None,
@@ -149,6 +151,11 @@ Ranges = Annotated[
     from_text(lambda text: tuple(each.strip() for each in text.split(",") if each.strip())),
     AfterValidator(_valid_ranges),
     Field(description="ranges of addresses, such as 10.0.0.0/16, separated by commas"),
+]
+Accounts = Annotated[
+    tuple[Annotated[str, Field(pattern=f"^{_NAMESPACE}/{_NAME}$")], ...],
+    from_text(lambda text: tuple(each.strip() for each in text.split(",") if each.strip())),
+    Field(description="NAMESPACE/NAME of ServiceAccounts, separated by commas"),
 ]
 Labels = Annotated[
     Mapping[str, str],
@@ -199,6 +206,14 @@ class MetricsServerSettings(Settings):
     drain_seconds: int = Field(5, ge=0, le=3600, description="a whole number up to 3600")
     """Time in seconds that the server keeps responding after SIGTERM, until the cluster has stopped
     routing clients to it."""
+    report_readers: Accounts = ()
+    """ServiceAccounts of the operator and the metrics servers. Only these may read all load
+    reports; if there are none, every caller may."""
+    keda_reader: str | None = Field(
+        None, pattern=f"^({_NAMESPACE}/)?{_NAME}$", description="NAME or NAMESPACE/NAME"
+    )
+    """ServiceAccount whose token KEDA sends to read a single load report. Without a namespace, it
+    is the one in the namespace of the service. None if KEDA sends no token."""
 
 
 class OperatorSettings(ProcessSettings):
@@ -262,6 +277,8 @@ class OperatorSettings(ProcessSettings):
     metrics_server_cidrs: Ranges = ()
     """Ranges of the addresses from which metrics servers on the host network connect to pods; empty
     means that they run on the network of the pods."""
+    token_file: Path | None = None
+    """File with the token of this process for the metrics servers; None if it sends none."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
 
     @property

@@ -323,6 +323,31 @@ async def test_an_emptied_lease_has_no_holder(cluster: Cluster, server: Server) 
     }
 
 
+AUDIENCE = "llmservice-metrics-server"
+
+
+@pytest.mark.parametrize(
+    ("status", "user"),
+    [
+        ({"authenticated": True, "user": {"username": "a"}, "audiences": [AUDIENCE]}, "a"),
+        ({"authenticated": True, "user": {"username": "a"}, "audiences": ["other"]}, None),
+        ({"authenticated": True, "user": {"username": "a"}}, None),
+        ({"authenticated": True, "user": {}, "audiences": [AUDIENCE]}, None),
+        ({"authenticated": False, "user": {"username": "a"}, "audiences": [AUDIENCE]}, None),
+        ({"error": "expired"}, None),
+        (None, None),
+    ],
+)
+async def test_a_token_names_a_user_only_if_it_is_valid_for_the_audience(
+    cluster: Cluster, server: Server, status: Any, user: str | None
+) -> None:
+    server.answer = lambda _: web.json_response({"status": status})
+    assert await cluster.review_token("secret", AUDIENCE) == user
+    ((method, path, _, body),) = server.requests
+    assert (method, path) == ("POST", "/apis/authentication.k8s.io/v1/tokenreviews")
+    assert body["spec"] == {"token": "secret", "audiences": [AUDIENCE]}
+
+
 async def test_an_expired_token_is_read_again(
     server: Server, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

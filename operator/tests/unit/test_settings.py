@@ -67,6 +67,9 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "OWNER_ROLE": "role",
         "POD_ADDRESS": "10.0.0.1",
         "DRAIN_SECONDS": "0",
+        "REPORT_READERS": "system/operator, system/metrics",
+        "KEDA_READER": "keda/reader",
+        "TOKEN_FILE": "/run/token",
     }
     assert OperatorSettings.from_environment(
         {f"LLMSERVICE_OPERATOR_{name}": value for name, value in environment.items()}
@@ -98,7 +101,10 @@ def test_every_setting_is_read_from_its_variable() -> None:
             owner_role="role",
             pod_address="10.0.0.1",
             drain_seconds=0,
+            report_readers=("system/operator", "system/metrics"),
+            keda_reader="keda/reader",
         ),
+        token_file=Path("/run/token"),
     )
 
 
@@ -127,6 +133,12 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("METRICS_SERVICE_PORT", "0", "write a port number from 1 to 65535"),
         ("EXTERNAL_METRICS_PORT", "x", "write a port number from 1 to 65535"),
         ("DRAIN_SECONDS", "-1", "write a whole number up to 3600"),
+        (
+            "REPORT_READERS",
+            "operator",
+            "write NAMESPACE/NAME of ServiceAccounts, separated by commas",
+        ),
+        ("KEDA_READER", "a/b/c", "write NAME or NAMESPACE/NAME"),
         ("LOG_LEVEL", "LOUD", "write one of DEBUG, INFO, WARNING, ERROR"),
         ("NAMESPACE", "Not A Name", "write the name of a namespace"),
         ("NAMESPACE", "x" * 64, "write the name of a namespace"),

@@ -29,7 +29,7 @@ from llmservice_operator.errors import (
     NotFound,
     Rejected,
 )
-from llmservice_operator.kinds import LEASES, SUBJECT_ACCESS_REVIEWS, Kind, kind_of
+from llmservice_operator.kinds import LEASES, SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, Kind, kind_of
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
@@ -213,6 +213,24 @@ class Cluster:
         review = await self._request("POST", kind.path(), None, body)
         status = review.get("status")
         return isinstance(status, dict) and bool(status.get("allowed"))
+
+    async def review_token(self, token: str, audience: str) -> str | None:
+        """Return the name of the user of a token that is valid for this audience; None for any
+        other token.
+        """
+        kind = TOKEN_REVIEWS
+        spec = {"token": token, "audiences": [audience]}
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, "spec": spec}
+        review = await self._request("POST", kind.path(), None, body)
+        status = review.get("status")
+        if not isinstance(status, dict) or not status.get("authenticated"):
+            return None
+        # An authenticator that knows no audiences leaves them out of its answer.
+        if audience not in (status.get("audiences") or ()):
+            return None
+        user = status.get("user")
+        name = user.get("username") if isinstance(user, dict) else None
+        return str(name) if name else None
 
     async def delete(self, live: Manifest) -> None:
         """Delete the object if it has not changed since it was read.

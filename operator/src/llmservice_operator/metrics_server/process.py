@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster import (
     Cache,
@@ -24,6 +25,7 @@ from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.kinds import LLMSERVICES, PODS
 from llmservice_operator.leader import Leader, LeaderSettings
 from llmservice_operator.metrics_server.calibration_store import CalibrationStore
+from llmservice_operator.metrics_server.callers import Readers, Tokens, admission
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.gauges import MetricsServerMetrics
@@ -39,7 +41,8 @@ from llmservice_operator.metrics_server.rest import why_no_replica_comes
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from llmservice_operator.metrics_server.waking import Waking, add_wakes
-from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.service_account_token import TokenFile
+from llmservice_operator.settings import PREFIX, OperatorSettings
 from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
     Health,
@@ -82,7 +85,8 @@ class MetricsServer:
         settings, own = self._settings, self._settings.metrics_server
         metrics, health = MetricsServerMetrics(), Health(self._seconds_since_round)
         cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")
-        engines, leader, routers = EngineMetrics(), LeaderClient(), RouterClient()
+        engines, routers = EngineMetrics(), RouterClient()
+        leader = LeaderClient(TokenFile(settings.token_file).headers)
         cache = Cache()
         events = EventRecorder(cluster, self._address, lambda: datetime.now(UTC))
         refused = RefusedRequests(cache.service, events.record, self._is_leader)
@@ -128,7 +132,8 @@ class MetricsServer:
         )
         metrics.read_reports(lambda: fleet.reports)
         metrics.read_leadership(settings.lease_name, self._is_leader)
-        reports = create_report_app(fleet)
+        tokens = Tokens(lambda token: cluster.review_token(token, names.METRICS_SERVER_AUDIENCE))
+        reports = create_report_app(fleet, admission(self._readers(), tokens))
         add_wakes(reports, waking)
         servers = [
             await start_server(create_app(metrics, health), settings.health_port),
@@ -169,11 +174,26 @@ class MetricsServer:
             await self._tasks.cancel_all()
             for server in servers:
                 await server.cleanup()
+            await tokens.close()
             await engines.close()
             await leader.close()
             await routers.close()
             await cluster.close()
         return 1 if self._tasks.failed else 0
+
+    def _readers(self) -> Readers:
+        settings, own = self._settings, self._settings.metrics_server
+        if not own.report_readers:
+            logger.warning(
+                "everybody may read the load reports on port %d: set %sREPORT_READERS to the"
+                " ServiceAccounts that may",
+                *(own.scaling_port, PREFIX),
+            )
+        return Readers(
+            frozenset(own.report_readers),
+            own.keda_reader,
+            one_is_open=settings.keda and own.keda_reader is None,
+        )
 
     def _reflector(
         self,

@@ -5,11 +5,12 @@ the standby.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from pydantic import TypeAdapter, ValidationError
 
 from llmservice_operator import names
@@ -36,7 +37,7 @@ class Reporter(Protocol):
     async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]: ...
 
 
-def create_report_app(reporter: Reporter) -> web.Application:
+def create_report_app(reporter: Reporter, *middlewares: Middleware) -> web.Application:
     async def one(request: web.Request) -> web.Response:
         key = request.match_info["namespace"], request.match_info["name"]
         report = reporter.reports.get(key)
@@ -63,7 +64,7 @@ def create_report_app(reporter: Reporter) -> web.Application:
         body = _REPORTS.dump_json(found, by_alias=True)
         return web.Response(body=body, content_type="application/json")
 
-    app = web.Application()
+    app = web.Application(middlewares=middlewares)
     app.router.add_get(names.LOAD_REPORTS_PATH, every)
     app.router.add_get(names.load_report_path("{namespace}", "{name}"), one)
     return app
@@ -72,7 +73,9 @@ def create_report_app(reporter: Reporter) -> web.Application:
 class LeaderClient:
     """Reads the reports of the metrics server that holds the Lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`headers` returns the headers of a request, with the token of this process."""
+        self._headers = headers
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=LEADER_TIMEOUT_SECONDS)
         )
@@ -88,6 +91,7 @@ class LeaderClient:
             async with self._session.get(
                 f"http://{address}{names.LOAD_REPORTS_PATH}",
                 params={"at": str(at)},
+                headers=self._headers(),
                 allow_redirects=False,
             ) as answer:
                 answer.raise_for_status()

@@ -1,0 +1,265 @@
+"""Tests that only certain ServiceAccounts may read load reports, whatever the API server does."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import BaseTestServer, TestServer
+
+from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.cluster import Key
+from llmservice_operator.errors import ClusterError
+from llmservice_operator.load_report_client import LoadReportClient
+from llmservice_operator.metrics_server import callers
+from llmservice_operator.metrics_server.callers import Readers, Tokens, Unchecked, admission
+from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
+from llmservice_operator.service_account_token import TokenFile
+from operator_support.report import a_report
+from shared_support.waiting import eventually_in_loop
+
+OPERATOR = "system:serviceaccount:system:operator"
+KEY = ("ml", "qwen")
+ALL, ONE, OTHER = "/v1/scaling", "/v1/scaling/ml/qwen", "/v1/scaling/other/qwen"
+CLOSED = Readers(frozenset({"system/operator"}))
+
+
+@dataclass
+class Authenticator:
+    """The API server's answers to TokenReviews."""
+
+    users: dict[str, str] = field(default_factory=lambda: {"good": OPERATOR})
+    """Users by their tokens."""
+    error: Exception | None = None
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: list[str] = field(default_factory=list)
+    now: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
+
+    async def review(self, token: str) -> str | None:
+        self.asked.append(token)
+        await self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        return self.users.get(token)
+
+    def tokens(self) -> Tokens:
+        return Tokens(self.review, lambda: self.now)
+
+
+REPORTS: Mapping[Key, LoadReport] = {KEY: a_report(demand_percent=170.0)}
+
+
+class OneReport:
+    reports = REPORTS
+
+    async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]:
+        return REPORTS
+
+
+@asynccontextmanager
+async def serving(
+    readers: Readers, authenticator: Authenticator | None = None
+) -> AsyncIterator[BaseTestServer]:
+    tokens = (authenticator or Authenticator()).tokens()
+    app = create_report_app(OneReport(), admission(readers, tokens))
+    async with TestServer(app) as server:
+        yield server
+    await tokens.close()
+
+
+async def ask(server: BaseTestServer, path: str, token: str | None = None) -> tuple[int, str]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(server.make_url(path), headers=headers) as answer,
+    ):
+        body: Any = json.loads(await answer.text() or "{}") if answer.status != 404 else {}
+        return answer.status, "" if answer.status == 200 else body.get("message", "")
+
+
+async def until_checked(tokens: Tokens) -> None:
+    await eventually_in_loop(lambda: not tokens._checks)
+
+
+async def test_only_a_token_of_a_listed_account_opens_the_reports() -> None:
+    users = {"good": OPERATOR, "pod": "system:serviceaccount:ml:default", "admin": "admin"}
+    async with serving(CLOSED, Authenticator(users)) as server:
+        for path in (ALL, ONE):
+            assert await ask(server, path, "good") == (200, "")
+            status, said = await ask(server, path)
+            assert (status, "send a token of a ServiceAccount" in said) == (401, True)
+            status, said = await ask(server, path, "unknown")
+            assert (status, "the token is not valid" in said) == (401, True)
+            assert await ask(server, path, "pod") == (403, f"{users['pod']} may not read this")
+            assert await ask(server, path, "admin") == (403, "admin may not read this")
+        assert (await ask(server, "/elsewhere"))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("scheme", "status"), [("bearer", 200), ("Basic", 401), ("Bearer", 200), ("", 401)]
+)
+async def test_the_token_is_a_bearer_token(scheme: str, status: int) -> None:
+    async with serving(CLOSED) as server, aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"{scheme} good"}
+        async with session.get(server.make_url(ALL), headers=headers) as answer:
+            assert answer.status == status
+
+
+async def test_without_listed_accounts_everybody_may_read_everything() -> None:
+    async with serving(Readers(frozenset())) as server:
+        assert [(await ask(server, path))[0] for path in (ALL, ONE)] == [200, 200]
+
+
+async def test_where_keda_sends_no_token_only_single_reports_are_open() -> None:
+    async with serving(Readers(CLOSED.of_all, one_is_open=True)) as server:
+        assert [(await ask(server, path))[0] for path in (ALL, ONE)] == [401, 200]
+
+
+@pytest.mark.parametrize(
+    ("reader", "user", "statuses"),
+    [
+        ("keda/llm", "keda:llm", [403, 200, 404]),
+        ("keda/llm", "ml:llm", [403, 403, 403]),
+        ("llm", "ml:llm", [403, 200, 403]),
+        ("llm", "other:llm", [403, 403, 404]),
+        ("llm", "ml:other", [403, 403, 403]),
+    ],
+)
+async def test_the_account_of_keda_reads_single_reports_at_most_of_its_namespace(
+    reader: str, user: str, statuses: list[int]
+) -> None:
+    authenticator = Authenticator({"kedas": f"system:serviceaccount:{user}"})
+    async with serving(Readers(CLOSED.of_all, reader), authenticator) as server:
+        assert [(await ask(server, path, "kedas"))[0] for path in (ALL, ONE, OTHER)] == statuses
+        assert (await ask(server, ONE))[0] == 401
+
+
+async def test_the_operator_and_the_standby_send_the_token_that_their_file_has_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("old\n")
+    headers = TokenFile(path).headers
+    async with serving(CLOSED) as server, aiohttp.ClientSession() as session:
+        operator = LoadReportClient(str(server.make_url("/")), headers=headers)
+        leader = LeaderClient(headers)
+        await operator.poll(session)
+        assert operator.read(*KEY) is None
+        assert "the token is not valid: send one that has not expired" in caplog.text
+        assert await leader.ask(f"{server.host}:{server.port}", 0.0) == {}
+
+        path.write_text("good\n")
+        await operator.poll(session)
+        assert operator.read(*KEY) is not None
+        assert await leader.ask(f"{server.host}:{server.port}", 0.0) == REPORTS
+        await leader.close()
+
+
+def test_a_missing_token_file_gives_no_header_and_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = TokenFile(tmp_path / "token")
+    assert [token.headers(), token.headers()] == [{}, {}]
+    assert caplog.text.count("cannot be read") == 1
+    assert TokenFile(None).headers() == {}
+
+
+async def test_an_accepted_token_is_checked_once_a_minute_and_nobody_waits_for_it() -> None:
+    authenticator = Authenticator()
+    tokens = authenticator.tokens()
+    for _ in range(3):
+        assert await tokens.account("good") == OPERATOR
+    assert authenticator.asked == ["good"]
+
+    authenticator.now += callers.FRESH_SECONDS
+    authenticator.users = {}
+    assert await tokens.account("good") == OPERATOR
+    await until_checked(tokens)
+    assert await tokens.account("good") is None
+    assert len(authenticator.asked) == 2
+
+
+async def test_an_absent_api_server_refuses_new_tokens_and_keeps_accepted_ones_for_a_time() -> None:
+    authenticator = Authenticator()
+    tokens = authenticator.tokens()
+    await tokens.account("good")
+    authenticator.error = ClusterError("POST: no answer")
+    for _ in range(int(callers.KEPT_SECONDS / 60) - 1):
+        authenticator.now += 60
+        assert await tokens.account("good") == OPERATOR
+        await until_checked(tokens)
+    with pytest.raises(Unchecked, match="the token cannot be checked: POST: no answer"):
+        await tokens.account("new")
+
+    authenticator.now += 60
+    with pytest.raises(Unchecked):
+        await tokens.account("good")
+    async with serving(CLOSED, authenticator) as server:
+        assert await ask(server, ALL, "good") == (
+            503,
+            "the token cannot be checked: POST: no answer",
+        )
+    authenticator.error = None
+    assert await tokens.account("good") == OPERATOR
+
+
+async def test_a_check_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "REVIEW_SECONDS", 0.01)
+    authenticator = Authenticator()
+    authenticator.may_answer.clear()
+    tokens = authenticator.tokens()
+    with pytest.raises(Unchecked, match="no answer"):
+        await tokens.account("good")
+
+
+async def test_requests_with_one_token_share_a_check_and_an_end_of_one_ends_no_other() -> None:
+    authenticator = Authenticator()
+    authenticator.may_answer.clear()
+    tokens = authenticator.tokens()
+    first, second = (asyncio.create_task(tokens.account("good")) for _ in range(2))
+    await eventually_in_loop(lambda: authenticator.asked)
+    first.cancel()
+    authenticator.may_answer.set()
+    assert await second == OPERATOR
+    assert authenticator.asked == ["good"]
+
+
+async def test_unknown_tokens_cannot_load_the_api_server_or_displace_an_accepted_one() -> None:
+    authenticator = Authenticator()
+    tokens = authenticator.tokens()
+    await tokens.account("good")
+    results = await asyncio.gather(
+        *(tokens.account(f"bad-{number}") for number in range(1000)), return_exceptions=True
+    )
+    limited = [it for it in results if isinstance(it, Unchecked)]
+    assert "send the request again later" in str(limited[0])
+    assert results.count(None) == 1000 - len(limited) <= 21
+    assert len(authenticator.asked) == 1 + results.count(None)
+    assert await tokens.account("good") == OPERATOR
+
+    for number in range(2 * callers.MOST_TOKENS):
+        authenticator.now += 1 / callers.UNKNOWN_PER_SECOND
+        await tokens.account(f"other-{number}")
+        authenticator.error = ClusterError("away")
+        assert await tokens.account("good") == OPERATOR
+        authenticator.error = None
+    assert len(tokens._known) == callers.MOST_TOKENS
+
+
+async def test_a_refused_token_is_checked_again_after_ten_seconds() -> None:
+    authenticator = Authenticator({})
+    tokens = authenticator.tokens()
+    for _ in range(3):
+        assert await tokens.account("good") is None
+    assert authenticator.asked == ["good"]
+    authenticator.now += callers.REFUSED_SECONDS
+    authenticator.users = {"good": OPERATOR}
+    assert await tokens.account("good") == OPERATOR
