@@ -20,7 +20,7 @@ from llmservice_operator.scaling.demand import Price, demand
 from llmservice_operator.scaling.hpa import PolicyType
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 from llmservice_operator.scaling.recommend import behavior_for
-from llmservice_operator.scaling.scale_down import scale_down_window
+from llmservice_operator.scaling.scale_down import UndoneScaleDowns, scale_down_window
 from llmservice_operator.scaling.signals import STEP_MOMENTS, Counters, StepSums, Tally
 from llmservice_operator.scaling.step_model import StepModelFit
 from operator_support.scaling import TRUTH, Server, Service, service
@@ -122,6 +122,52 @@ def test_the_window_is_one_and_a_half_cold_starts_within_bounds(
     cold_start: float, bursty: bool, window: float
 ) -> None:
     assert scale_down_window(cold_start, bursty) == window
+
+
+def undone_after(*seen: tuple[float, int, float]) -> UndoneScaleDowns:
+    """Return the undone scale-downs after looks at (time, replicas, wanted replicas)."""
+    undone = UndoneScaleDowns()
+    for now, replicas, wanted in seen:
+        undone = undone.add(now, replicas, wanted)
+    return undone
+
+
+def test_each_scale_down_that_a_small_scale_up_undoes_lengthens_the_window_for_an_hour() -> None:
+    once = undone_after((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1))
+    twice = undone_after(
+        *((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1), (400, 5, 4.1), (1500, 4, 3.9), (1600, 4, 4.1))
+    )
+
+    assert scale_down_window(80, False, once) == 8 * 120
+    assert scale_down_window(80, False, twice) == 1800
+    assert scale_down_window(80, False, once.add(3901, 5, 3.9)) == 120
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param(((0, 4, 3.9), (300, 4, 4.1)), id="no scale-down"),
+        pytest.param(((0, 5, 3.9), (60, 4, 3.9), (961, 4, 4.1)), id="long after"),
+        pytest.param(((0, 5, 3.9), (60, 4, 3.9), (300, 4, 5.1)), id="more than noise"),
+        pytest.param(((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.0)), id="no scale-up"),
+    ],
+)
+def test_other_changes_of_the_replicas_leave_the_window(
+    seen: tuple[tuple[float, int, float], ...],
+) -> None:
+    assert scale_down_window(80, False, undone_after(*seen)) == 120
+
+
+def test_a_scale_up_undoes_a_scale_down_once_however_often_it_is_seen() -> None:
+    seen = undone_after((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1), (305, 4, 4.1), (310, 4, 4.2))
+
+    assert len(seen.undone_at) == 1
+
+
+def test_an_undone_scale_down_leaves_the_window_of_a_bursty_load() -> None:
+    once = undone_after((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1))
+
+    assert scale_down_window(80, True, once) == scale_down_window(80, True)
 
 
 QUIET = Evidence(

@@ -28,7 +28,11 @@ from llmservice_operator.scaling.demand import (
 from llmservice_operator.scaling.forecast import LoadHistory
 from llmservice_operator.scaling.ledger import Ledger
 from llmservice_operator.scaling.misses import misses
-from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
+from llmservice_operator.scaling.scale_down import (
+    UndoneScaleDowns,
+    is_bursty,
+    scale_down_window,
+)
 from llmservice_operator.scaling.signals import Flow, ReplicaReport, Scrape, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 from llmservice_operator.scaling.tracking import Tracking
@@ -99,6 +103,7 @@ class ScalingState:
     before the first one of this process, and after a change of the engine."""
     history: LoadHistory = field(default_factory=LoadHistory)
     """Load of the last two weeks. Empty without forecasts."""
+    undone: UndoneScaleDowns = field(default_factory=UndoneScaleDowns)
 
     def with_new_engine(
         self, since: float, guess: StepModel, *, keeps_history: bool = True
@@ -257,7 +262,10 @@ def _assess(
         )
         state = replace(state, factor=state.factor.corrected(scrape.at, evidence))
     bursty = is_bursty(tracking.likely(), price)
-    window = scale_down_window(cold_start, bursty)
+    present = sum(not it.is_draining for it in scrape.replicas)
+    undone = state.undone.add(scrape.at, present, percent / target_percent)
+    state = replace(state, undone=undone)
+    window = scale_down_window(cold_start, bursty, undone)
     if scrape.at > state.known_at + GAP_SECONDS:
         state = replace(state, resumed_at=scrape.at)
     capacity = rate * state.factor.value

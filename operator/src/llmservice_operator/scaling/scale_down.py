@@ -6,12 +6,22 @@ much as knowing the future (the ski-rental argument).
 """
 
 import math
+from dataclasses import dataclass
 
 from llmservice_operator.scaling.demand import Price
 from llmservice_operator.scaling.ledger import KEPT_SECONDS, Ledger, fit_line
 
 COLD_STARTS = 1.5
 SHORTEST_SECONDS, LONGEST_SECONDS = 90.0, 600.0
+
+UNDONE_SECONDS = 900.0
+"""Time in seconds after a scale-down within which a scale-up undoes it."""
+REMEMBERED_SECONDS = 3600.0
+"""Time in seconds for which an undone scale-down lengthens the window."""
+UNDONE_FACTOR = 8.0
+LONGEST_UNDONE_SECONDS = 1800.0
+SMALL_SHARE = 0.1
+"""Share of the replicas that noise of the load may add or remove. It is at least one replica."""
 
 BIN_SECONDS = 15.0
 BURSTY_SPREAD = 0.4
@@ -20,11 +30,47 @@ bursty."""
 NOISE_DEVIATIONS = 3.0
 
 
-def scale_down_window(cold_start_seconds: float, is_bursty: bool) -> float:
+@dataclass(frozen=True, slots=True)
+class UndoneScaleDowns:
+    """Scale-downs that a small scale-up undid soon.
+
+    The noise of a load close to a whole number of replicas removes and adds the same replica again
+    and again. Each time costs a cold start, so the window grows until the replica stays.
+    """
+
+    replicas: int = 0
+    fell_at: float = -math.inf
+    """Time in seconds of the last scale-down that nothing undid."""
+    undone_at: tuple[float, ...] = ()
+    """Times in seconds of the scale-ups of the last REMEMBERED_SECONDS, oldest first."""
+
+    def add(self, now: float, replicas: int, wanted: float) -> "UndoneScaleDowns":
+        """Return the scale-downs after the present and the wanted number of replicas was seen."""
+        fell_at = now if replicas < self.replicas else self.fell_at
+        undone_at = tuple(at for at in self.undone_at if at > now - REMEMBERED_SECONDS)
+        if now <= fell_at + UNDONE_SECONDS and wanted > replicas:
+            if wanted <= replicas + max(1.0, SMALL_SHARE * replicas):
+                undone_at = (*undone_at, now)
+            fell_at = -math.inf
+        return UndoneScaleDowns(replicas, fell_at, undone_at)
+
+    def lengthened(self, window_seconds: float) -> float:
+        """Return the window after the scale-downs that were undone."""
+        factor = UNDONE_FACTOR ** len(self.undone_at)
+        return max(window_seconds, min(window_seconds * factor, LONGEST_UNDONE_SECONDS))
+
+
+NONE_UNDONE = UndoneScaleDowns()
+
+
+def scale_down_window(
+    cold_start_seconds: float, is_bursty: bool, undone: UndoneScaleDowns = NONE_UNDONE
+) -> float:
     """Return the scale-down stabilization window of the HPA, in seconds."""
     if is_bursty:
         return LONGEST_SECONDS
-    return min(max(COLD_STARTS * cold_start_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
+    window = min(max(COLD_STARTS * cold_start_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
+    return undone.lengthened(window)
 
 
 def is_bursty(ledger: Ledger, price: Price) -> bool:
