@@ -64,6 +64,7 @@ LIKELY: Final[Mapping[str, Sequence[Any]]] = {
     "spec.model.uri": ("hf://org/model", "pvc://models/llama", "pvc://models"),
     "spec.model.cache.size": ("1Gi", "2Ti"),
     "spec.accelerator.class": ("H100", "L40S"),
+    "spec.autoscaling.idle.schedule[].timeZone": ("UTC", "Europe/Berlin", "Etc/GMT+3"),
     "spec.engine.image": ("registry.example.com/server:1", "registry.example.com/server:2"),
     "spec.engine.version": tuple(TABLES),
     "spec.engine.quantization": ("fp8", "awq"),

@@ -9,7 +9,7 @@ after a change of at least five points, or when the status of a condition change
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -124,9 +124,9 @@ def build_load_status(
         elif service.spec.suspend:
             conditions.append(_suspended())
         elif is_idle(service, desired):
-            conditions.append(build_idle(kind, service, view.report))
+            conditions.append(_with_schedule(build_idle(kind, service, view.report), view.plan))
         else:
-            conditions.append(_active(it, scaling))
+            conditions.append(_with_schedule(_active(it, scaling), view.plan))
     if autoscaling is not None or slo.is_limited:
         conditions.append(_metrics(autoscaling, view, now))
     achieved = None
@@ -195,6 +195,8 @@ def _decisions(it: _Scaling, before: AutoscalingStatus) -> tuple[ScalingDecision
     reason = f"{metric} {load}, {target}{unit} for each replica"
     if is_idle(it.service, it.desired):
         reason = f"no request for {it.autoscaling.idle_after_seconds} s"
+    elif it.recommended == it.view.plan.floor.replicas:
+        reason = f"the minimum in a window of idle.schedule: {reason}"
     elif before.desired_replicas == 0 and it.service.spec.scales_to_zero:
         reason = "a request came while no replica ran"
     elif it.view.decision is not None:
@@ -319,6 +321,32 @@ def _hindered(it: _Scaling) -> str | None:
         said += ", and one was not ready within three cold starts"
     why = "" if seen.problem is None else f" {seen.problem.message}"
     return f"{said}. {Reason.NO_CAPACITY.hint}{why}"
+
+
+def _with_schedule(update: ConditionUpdate, plan: ProviderPlan) -> ConditionUpdate:
+    """Return the condition with a sentence about the present or the next window of the schedule."""
+    floor = plan.floor
+    if plan.autoscaler.provider is None:
+        return update  # nothing starts replicas
+    if floor.replicas:
+        time = _minute(floor.starts or floor.ends)
+        when = (
+            f", which begins at {time}"
+            if floor.starts
+            else f", which ends at {time}"
+            if time
+            else ""
+        )
+        said = f"At least {floor.replicas} run because of a window of idle.schedule{when}."
+    elif floor.next_start is not None:
+        said = f"The next window of idle.schedule begins at {_minute(floor.next_start)}."
+    else:
+        return update
+    return replace(update, message=f"{update.message} {said}")
+
+
+def _minute(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M} {time.tzname()}"
 
 
 def _replicas(number: int) -> str:

@@ -287,6 +287,7 @@ class Reconciler:
             written.look_again_seconds,
             LOOK_AT_START_SECONDS if is_starting else None,
             _look_at_load_seconds(plan) if is_watched else None,
+            plan.floor.look_again_seconds(self._now()),
             RENEWAL.total_seconds() if len(operators) > 1 else None,
             None if failure is None else _retry_seconds(outcome.refusals),
         )

@@ -26,8 +26,10 @@ from llmservice_operator.desired import is_owned_by, may_change
 from llmservice_operator.desired.comparison import Difference
 from llmservice_operator.desired.idle import idle_replicas
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
+from llmservice_operator.desired.schedule import Floor, floor_of
 from llmservice_operator.errors import ClusterError, Contested, NotFound
 from llmservice_operator.kinds import AUTOSCALERS, PODS, SCALED_OBJECTS, Kind
+from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
     deletion_costs,
@@ -127,6 +129,7 @@ class Scaler:
         offers_tolerance = waited >= timedelta(seconds=OFFER_AGAIN_SECONDS)
         if offers_tolerance:
             self._offered[key] = now
+        floor = _floor(service, report, now)
         return plan_provider(
             service,
             self._settings,
@@ -136,11 +139,12 @@ class Scaler:
             offers_tolerance=offers_tolerance,
             keda_is_installed=SCALED_OBJECTS in self._served,
             unremovable=unremovable,
-            idle_replicas=self._idle_replicas(service, report, wake),
+            idle_replicas=self._idle_replicas(service, report, wake, floor.replicas),
+            floor=floor,
         )
 
     def _idle_replicas(
-        self, service: LLMService, report: LoadReport | None, wake: Wake | None
+        self, service: LLMService, report: LoadReport | None, wake: Wake | None, scheduled: int
     ) -> int | None:
         live = self._live_workload(service)
         # A service that is being resumed, or that gets autoscaling, has its replicas first.
@@ -148,7 +152,8 @@ class Scaler:
             return None
         pods = replicas_of(self._cache.owned((service.namespace, service.name), PODS))
         staying = {each.name for each in pods if not each.is_leaving}
-        return idle_replicas(service, desired_replicas(live), staying, report, wake, self._now())
+        current, now = desired_replicas(live), self._now()
+        return idle_replicas(service, current, staying, report, wake, now, scheduled)
 
     def _live_workload(self, service: LLMService) -> Manifest | None:
         workload = workload_of(service)
@@ -178,7 +183,11 @@ class Scaler:
             self._syncs.pop(key, None)
             return False, None
         current = desired_replicas(live)
-        wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
+        fewest = plan.autoscaler.fewest_running(autoscaling)
+        wrote, decision = (
+            await self._mark_emptiest(service, autoscaling, report, current, fewest),
+            None,
+        )
         is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
         desired = current
         if plan.idle_replicas is not None:
@@ -191,7 +200,7 @@ class Scaler:
         else:
             self._syncs.pop(key, None)
         if current == 0 and plan.idle_replicas is None and autoscaling.mode is ScalingMode.ACTIVE:
-            desired = autoscaling.fewest_running
+            desired = fewest
         if desired != current:
             wrote |= await self._set_replicas(service, live, desired)
         return wrote, decision
@@ -211,7 +220,7 @@ class Scaler:
             current = before.decision.replicas
         spec = HpaSpec(
             behavior_for(autoscaling.max_replicas, plan.autoscaler.window_seconds),
-            autoscaling.fewest_running,
+            plan.autoscaler.fewest_running(autoscaling),
             autoscaling.max_replicas,
             autoscaling.target,
         )
@@ -248,6 +257,7 @@ class Scaler:
         autoscaling: Autoscaling,
         report: LoadReport | None,
         current: int,
+        fewest: int,
     ) -> bool:
         """Write the replicas' deletion costs if a replica may soon be removed; return whether a
         cost was written.
@@ -259,7 +269,7 @@ class Scaler:
         total = total_load(autoscaling, report, now)
         if report is None or total is None or autoscaling.mode is not ScalingMode.ACTIVE:
             return False
-        if not is_removal_near(total / autoscaling.target, current, autoscaling.fewest_running):
+        if not is_removal_near(total / autoscaling.target, current, fewest):
             return False
         marked = self._marked.get(key)
         if marked is not None and (now - marked).total_seconds() < MARK_AGAIN_SECONDS:
@@ -310,3 +320,16 @@ class Scaler:
             return False  # the pod was deleted in the meantime
         self._cache.observe(stored)
         return not is_same_version(stored, pod)
+
+
+def _floor(service: LLMService, report: LoadReport | None, now: datetime) -> Floor:
+    """Return the minimum number of replicas by the schedule. Replicas start before a window by the
+    learned time of a cold start, or by the default one while it is unknown.
+    """
+    autoscaling = service.spec.autoscaling
+    if autoscaling is None or service.spec.suspend:
+        return Floor()
+    start = ColdStarts().estimate
+    if report is not None:
+        start = report.node_wait_seconds + report.cold_start_seconds
+    return floor_of(autoscaling.schedule, now, start)

@@ -301,3 +301,103 @@ async def test_ten_cycles_leave_nothing_behind(world: World) -> None:
     world.cluster.writes.clear()
     await world.settle()
     assert world.cluster.writes == []
+
+
+WINDOW = {"start": "30 3 * * *", "end": "0 5 * * *", "minReplicas": 2}
+"""It begins 26 minutes after NOW."""
+
+
+def minimum(world: World, provider: str) -> int | None:
+    """Return the minimum number of replicas that the autoscaler has; None for Direct."""
+    kind, field = {
+        "External": (AUTOSCALERS, "minReplicas"),
+        "KEDA": (SCALED_OBJECTS, "minReplicaCount"),
+        "Direct": (None, ""),
+    }[provider]
+    return None if kind is None else int(world.cluster.objects[kind, "llama"]["spec"][field])
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_window_of_the_schedule_wakes_a_service_that_rests_before_it_begins(
+    world: World, provider: str
+) -> None:
+    await serve(world, provider, idle={"schedule": [WINDOW]})
+    again = await rest(world)
+    assert again == LOOK_AT_IDLE_SECONDS
+    told = "The next window of idle.schedule begins at 2026-01-02 03:30 UTC."
+    assert told in world.condition("AutoscalingActive")["message"]
+
+    world.now = NOW.replace(hour=3, minute=28, second=0)
+    world.report = idle(world, None, demand_percent=None, replicas=(), cold_start_seconds=100.0)
+    assert await world.settle() == 20.0
+    assert world.replicas == 0
+    world.now += timedelta(seconds=20)
+    await world.settle()
+    assert world.replicas == 2
+    assert world.status["autoscaling"]["decisions"][0]["reason"] == (
+        "the minimum in a window of idle.schedule: "
+        "EffectiveGPUUtilization unknown, 85 % for each replica"
+    )
+    assert (
+        "At least 2 run because of a window of idle.schedule, which begins at 2026-01-02 03:30 UTC."
+    ) in world.condition("AutoscalingActive")["message"]
+
+    for name in ("llama-1", "llama-2"):
+        see_replica(world, name)
+    replicas = tuple(ReplicaLoad(pod=f"llama-{it}", is_ready=True) for it in (1, 2))
+    for hour, minute in ((3, 31), (4, 59)):
+        world.now = NOW.replace(hour=hour, minute=minute)
+        world.report = idle(world, 3600.0, replicas=replicas)
+        await world.settle()
+        assert world.replicas == 2
+        assert minimum(world, provider) in (2, None)
+    told = "At least 2 run because of a window of idle.schedule, which ends at 2026-01-02 05:00 UTC"
+    assert told in world.condition("AutoscalingActive")["message"]
+
+    world.now = NOW.replace(hour=5, minute=0, second=0)
+    world.report = idle(world, 5400.0, replicas=replicas)
+    await world.settle()
+    assert world.replicas == 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_window_raises_the_minimum_of_a_service_that_always_has_replicas(
+    world: World, provider: str
+) -> None:
+    world.report = idle(world, None)
+    await world.serve(**by(provider, idle={"schedule": [WINDOW]}))
+    assert minimum(world, provider) in (1, None)
+    world.now = NOW.replace(minute=30)
+    world.report = idle(world, None)
+    await world.settle()
+    assert minimum(world, provider) in (2, None)
+    assert world.replicas == (2 if provider == "Direct" else 1)
+    world.now = NOW.replace(hour=5)
+    await world.settle()
+    assert minimum(world, provider) in (1, None)
+
+
+async def test_a_window_begins_without_a_metrics_server_and_wakes_no_suspended_service(
+    world: World,
+) -> None:
+    await serve(world, "External", idle={"schedule": [WINDOW]})
+    await rest(world)
+    world.report = None
+    schedule = {"minReplicas": 0, "idle": {"schedule": [WINDOW]}}
+    await world.serve(**by("External", **schedule), suspend=True)
+    world.now = NOW.replace(minute=29)
+    await world.settle()
+    assert world.replicas == 0
+    await world.serve(**by("External", **schedule))
+    assert world.replicas == 1
+    world.scale(0)
+    await world.settle()
+    assert world.replicas == 2
+
+
+async def test_a_window_starts_nothing_in_a_mode_that_changes_no_replicas(world: World) -> None:
+    await world.serve(**by("Direct", mode="Paused", idle={"schedule": [WINDOW]}))
+    world.now = NOW.replace(minute=29)
+    await world.settle()
+    assert world.replicas == 1
+    assert "idle.schedule" not in world.condition("AutoscalingActive")["message"]

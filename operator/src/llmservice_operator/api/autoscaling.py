@@ -10,9 +10,8 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
-from llmservice_operator.api.fields import Fields, Rule
-
-MAX_REPLICAS: Final = 1000
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule
+from llmservice_operator.api.schedule import MAX_REPLICAS, ScheduledReplicas
 
 DEFAULT_TTFT_MILLISECONDS: Final = 500
 DEFAULT_ITL_MILLISECONDS: Final = 50
@@ -72,8 +71,14 @@ class ScalingProvider(StrEnum):
 
 class Idle(Fields):
     after_seconds: Annotated[int, Field(ge=60, le=604_800)] = 900
-    """Time in seconds without any request after which the last replicas end. A replica that starts
-    and an adapter that is being loaded count as requests."""
+    """Time in seconds without any request after which the last replicas of a service with
+    minReplicas: 0 end. A replica that starts and an adapter that is being loaded count as
+    requests."""
+    schedule: Annotated[
+        tuple[ScheduledReplicas, ...], Field(max_length=8, json_schema_extra=ATOMIC)
+    ] = ()
+    """Windows of time in which a minimum number of replicas runs, with any minReplicas. Of several
+    windows at the same time, the one with the most replicas counts."""
 
 
 class Autoscaling(Fields):
@@ -84,8 +89,8 @@ class Autoscaling(Fields):
     max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
     """Maximum number of replicas."""
     idle: Idle | None = None
-    """When a service with minReplicas: 0 loses its last replicas. Default: after 900 seconds
-    without a request."""
+    """When a service with minReplicas: 0 loses its last replicas, by default after 900 seconds
+    without a request; and when replicas run although nobody needs them yet."""
     target_gpu_utilization: Annotated[int, Field(alias="targetGPUUtilization", ge=10, le=100)] = 85
     """Target load of each replica, in percent of the load that the replica can sustain; the rest is
     headroom for bursts. With the metric GPUDutyCycle or KVCacheUsage, it is the target value of
@@ -125,9 +130,19 @@ class Autoscaling(Fields):
         ),
         Rule(
             "idle",
-            cel="!has(self.idle) || self.minReplicas == 0",
-            message="has no effect unless minReplicas is 0: set minReplicas: 0, or remove idle",
-            holds=lambda self: self.idle is None or self.min_replicas == 0,
+            cel="!has(self.idle) || self.minReplicas == 0 || "
+            "has(self.idle.schedule) && size(self.idle.schedule) > 0",
+            message="has no effect unless minReplicas is 0 or idle.schedule is set: set "
+            "minReplicas: 0, or remove idle",
+            holds=lambda self: self.idle is None or self.min_replicas == 0 or bool(self.schedule),
+        ),
+        Rule(
+            "idle.schedule",
+            cel="!has(self.idle) || !has(self.idle.schedule) || "
+            "self.idle.schedule.all(window, window.minReplicas <= self.maxReplicas)",
+            message="must not ask for more replicas than maxReplicas: lower the minReplicas of the "
+            "window, or raise maxReplicas",
+            holds=lambda self: all(it.min_replicas <= self.max_replicas for it in self.schedule),
         ),
         Rule(
             "targetRequestsWaiting",
@@ -160,6 +175,11 @@ class Autoscaling(Fields):
     @property
     def idle_after_seconds(self) -> int:
         return (self.idle or Idle()).after_seconds
+
+    @property
+    def schedule(self) -> tuple[ScheduledReplicas, ...]:
+        """Windows of time with a minimum number of replicas of their own."""
+        return () if self.idle is None else self.idle.schedule
 
     def clamp(self, replicas: int) -> int:
         """Return the number, limited to the bounds of a service that is not idle."""

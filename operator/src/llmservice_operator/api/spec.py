@@ -20,7 +20,7 @@ from llmservice_operator.api.accelerator import (
     Parallelism,
 )
 from llmservice_operator.api.access import LIMITS_NEED_ROUTER, Auth, ServiceObject
-from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
+from llmservice_operator.api.autoscaling import DEFAULT_SLO, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule, quantity_value
 from llmservice_operator.api.idle_rules import RULES_OF_AN_IDLE_SERVICE
@@ -39,6 +39,7 @@ from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.references import KeySource
 from llmservice_operator.api.route import Route
 from llmservice_operator.api.router import Router, RouterMode
+from llmservice_operator.api.schedule import MAX_REPLICAS
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
 from llmservice_operator.api.step_rules import STEP_RULES

@@ -22,7 +22,7 @@ def _body(context: Context) -> Manifest | None:
         "spec": {
             "scaleTargetRef": workload_of(service).scale_reference(service),
             # An HPA does not change a workload with 0 replicas. The operator starts it again.
-            "minReplicas": autoscaling.fewest_running,
+            "minReplicas": autoscaler.fewest_running(autoscaling),
             "maxReplicas": autoscaling.max_replicas,
             "metrics": [
                 {

@@ -30,14 +30,14 @@ def _body(context: Context) -> Manifest | None:
     return {
         "spec": {
             "scaleTargetRef": workload_of(service).scale_reference(service),
-            "minReplicaCount": autoscaling.fewest_running,
+            "minReplicaCount": autoscaler.fewest_running(autoscaling),
             "maxReplicaCount": autoscaling.max_replicas,
             "pollingInterval": POLLING_SECONDS,
             # An unknown load is not zero load. Without a response of the metrics server, KEDA
             # therefore keeps the number of replicas, or raises it to the minimum.
             "fallback": {
                 "failureThreshold": FAILURES_BEFORE_FALLBACK,
-                "replicas": autoscaling.fewest_running,
+                "replicas": autoscaler.fewest_running(autoscaling),
                 "behavior": "currentReplicasIfHigher",
             },
             "advanced": {

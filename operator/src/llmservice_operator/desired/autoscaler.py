@@ -39,6 +39,13 @@ class Autoscaler:
     is_idle: bool = False
     """Whether the operator alone sets the number of replicas, because the service has none or is
     about to have none."""
+    scheduled_replicas: int = 0
+    """Minimum number of replicas in the present window of the schedule; 0 outside of all
+    windows."""
+
+    def fewest_running(self, autoscaling: Autoscaling) -> int:
+        """Return the minimum number of replicas now, while the service is not idle."""
+        return max(autoscaling.fewest_running, self.scheduled_replicas)
 
     @classmethod
     def of_spec(cls, service: LLMService) -> Self:

@@ -20,19 +20,21 @@ def idle_replicas(
     report: LoadReport | None,
     wake: Wake | None,
     now: datetime,
+    scheduled: int = 0,
 ) -> int | None:
     """Return the number of replicas of an idle service: 0 while it rests, more if it must start.
 
     None if the service is not idle, so that its autoscaler decides. `current` is the number of
     replicas that the workload requests, and `pods` contains the names of the replicas that are not
-    being deleted.
+    being deleted. `scheduled` is the minimum number of replicas in the present window of the
+    schedule, and 0 outside of all windows.
     """
     autoscaling = service.spec.autoscaling
     if autoscaling is None or not service.spec.scales_to_zero:
         return None
     if current == 0:
-        return 0 if wake is None else _woken(autoscaling, wake)
-    if wake is not None or not _takes_requests(service):
+        return max(scheduled, 0 if wake is None else _woken(autoscaling, wake))
+    if scheduled or wake is not None or not _takes_requests(service):
         return None
     if report is None or report.is_stale(now.timestamp()):
         return None

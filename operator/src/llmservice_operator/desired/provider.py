@@ -22,6 +22,7 @@ from llmservice_operator.desired.autoscaler import (
     behavior_of,
     keeps_tolerance,
 )
+from llmservice_operator.desired.schedule import Floor
 from llmservice_operator.settings import OperatorSettings
 
 SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
@@ -45,6 +46,8 @@ class ProviderPlan:
     delete; empty if there is none."""
     idle_replicas: int | None = None
     """Number of replicas that an idle service should have; None if it is not idle."""
+    floor: Floor = field(default_factory=Floor)
+    """Minimum number of replicas by the schedule."""
 
 
 def plan_provider(
@@ -58,15 +61,16 @@ def plan_provider(
     offers_tolerance: bool = False,
     unremovable: str | None = None,
     idle_replicas: int | None = None,
+    floor: Floor | None = None,
 ) -> ProviderPlan:
     """Return the plan; `live` is the present HPA or ScaledObject of the service.
 
     With `offers_tolerance`, the HPA has its tolerance even if the API server dropped it before.
     Without a `report`, the provider Auto keeps its present choice. `unremovable` names a
     ScaledObject that scales the service and on which the operator has no rights. `idle_replicas` is
-    the number of replicas that an idle service should have.
+    the number of replicas that an idle service should have. `floor` is the minimum by the schedule.
     """
-    autoscaling = service.spec.autoscaling
+    autoscaling, floor = service.spec.autoscaling, floor or Floor()
     left_over = "" if unremovable is None else _advice(service, unremovable)
     if autoscaling is None:
         return ProviderPlan(left_over=left_over)
@@ -80,11 +84,13 @@ def plan_provider(
             _window_seconds(report, live, now),
             offers_tolerance or keeps_tolerance(live),
             is_idle=idle_replicas is not None,
+            scheduled_replicas=floor.replicas,
         ),
         hindrance,
         note,
         left_over,
         idle_replicas,
+        floor,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.autoscaling import MAX_REPLICAS
+from llmservice_operator.api.schedule import MAX_REPLICAS
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.comparison import owns_field
 from llmservice_operator.desired.manifest import is_owned_by, may_change
