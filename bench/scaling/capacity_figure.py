@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from llmservice_operator.scaling.misses import misses
 from scaling.hardware import SLO
 from scaling.promise import promised_rate, seen_mix
-from scaling.truth import MEASURED_SECONDS, measure, truth_of
+from scaling.truth import measure, truth_of
 from scaling.workloads import GATE_WORKLOADS, Workload
 
 FIGURE = Path(__file__).parents[2] / "docs/capacity.png"
@@ -41,7 +41,7 @@ def draw(workload: Workload, axes: Axes) -> None:
         axes.plot(rates, values, style, label=cause)
     traffic = workload.make(np.random.default_rng(1234))
     tried = np.linspace(0.2, 1.2, POINTS) * truth
-    seen = [measure(workload, traffic, rate, MEASURED_SECONDS).attainment for rate in tried]
+    seen = [measure(workload, traffic, rate).attainment for rate in tried]
     axes.plot(
         tried, [100 * (1 - it) for it in seen], "o", color="black", label="any cause, simulated"
     )

@@ -21,8 +21,12 @@ from scaling.engine import (
 from scaling.hardware import slo_array
 from scaling.workloads import Traffic, Workload
 
-MEASURED_SECONDS = 1500.0
-WARM_UP_SECONDS = 200.0
+SHORTEST_WARM_UP_SECONDS = 200.0
+WARM_UP_STAYS = 5.0
+"""Warm-up as a multiple of the time that a running sequence stays. Before, the engine holds fewer
+sequences than the rate gives it in the end."""
+WARM_UPS = 7.5
+"""Duration of a measurement, as a multiple of its warm-up."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,26 @@ class Truth:
     """Mean share of the KV tokens in use at 85 % of the capacity."""
 
 
-def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -> Level:
-    """Serve requests of this mix at a constant rate on one engine."""
+def warm_up_seconds(workload: Workload, traffic: Traffic) -> float:
+    """Return the time in seconds after which an engine is in its steady state.
+
+    A running sequence is more often a long one than a short one. Its steps take about twice as long
+    as on an idle engine.
+    """
+    tokens = float(np.mean(traffic.answer**2.0) / np.mean(traffic.answer))
+    stay = tokens * 2 * workload.hardware.step.fixed
+    return max(SHORTEST_WARM_UP_SECONDS, WARM_UP_STAYS * stay)
+
+
+def measure(
+    workload: Workload, traffic: Traffic, rate: float, seconds: float | None = None
+) -> Level:
+    """Serve requests of this mix at a constant rate on one engine, and judge its steady state.
+
+    Without `seconds`, the measurement takes WARM_UPS times as long as the warm-up.
+    """
+    warm_up = warm_up_seconds(workload, traffic)
+    seconds = seconds or WARM_UPS * warm_up
     rng = np.random.default_rng(7)
     count = max(int(rate * seconds), 1)
     picks = rng.integers(0, len(traffic.arrival), count)
@@ -76,11 +98,11 @@ def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -
             hardware.limits_array,
             slo_array(workload.slo),
         )
-        if until > WARM_UP_SECONDS:
+        if until > warm_up:
             running += fleet.running[0] + fleet.waiting[0]
             kv_used += fleet.kv_used[0]
             samples += 1
-    judged = arrival > WARM_UP_SECONDS
+    judged = arrival > warm_up
     started = requests.first_token >= 0
     done = requests.finish >= 0
     ttft = np.where(started, requests.first_token - arrival, np.inf)
@@ -111,14 +133,14 @@ def truth_of(workload: Workload) -> Truth:
         step.prefill * float(np.mean(traffic.prompt - traffic.cached))
         + step.sequence * float(np.mean(traffic.answer))
     )
-    idle = measure(workload, traffic, 0.02 * ceiling, MEASURED_SECONDS).attainment
+    idle = measure(workload, traffic, 0.02 * ceiling).attainment
     low, high = 0.02 * ceiling, ceiling
     for _ in range(9):
         middle = (low + high) / 2
-        level = measure(workload, traffic, middle, MEASURED_SECONDS)
+        level = measure(workload, traffic, middle)
         if level.attainment >= workload.slo.objective * idle:
             low = middle
         else:
             high = middle
-    target = measure(workload, traffic, 0.85 * low, MEASURED_SECONDS)
+    target = measure(workload, traffic, 0.85 * low)
     return Truth(low, target.running, target.kv_used)
