@@ -234,6 +234,10 @@ bench-scaling-full: setup  ## Simulate every cell; writes bench/scaling/results 
 bench-scaling-unseen: setup  ## Simulate workloads for which nothing was tuned, and search for cliffs of the capacity
 	@PYTHONPATH=bench $(RUN) python -m scaling --unseen
 
+.PHONY: bench-scaling-zero
+bench-scaling-zero: setup  ## Simulate a day and a night of a service with minReplicas: 0, beside minReplicas: 1 and other projects
+	@PYTHONPATH=bench $(RUN) python -m scaling --zero
+
 .PHONY: bench-serving
 bench-serving: setup  ## Measure the server against stock vLLM, batching and speculation; ends with a line per gate
 	@PYTHONPATH=bench $(RUN) python -m serving $(PART)

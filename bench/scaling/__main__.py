@@ -1,5 +1,5 @@
 """Runs the scaling bench: `make bench-scaling`, `make bench-scaling-full`,
-`make bench-scaling-unseen`.
+`make bench-scaling-unseen`, `make bench-scaling-zero`.
 """
 
 import argparse
@@ -44,6 +44,7 @@ from scaling.truth import truth_of
 from scaling.unseen import UNSEEN
 from scaling.unseen_gates import cliff_gates, unseen_gates
 from scaling.workloads import Workload
+from scaling.zero import zero_gates
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -53,11 +54,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="every cell; writes CSV and plots")
     parser.add_argument("--unseen", action="store_true", help="the unseen workloads, and cliffs")
+    parser.add_argument("--zero", action="store_true", help="a service at zero, day and night")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--only", default="", help="workloads, by comma")
     parser.add_argument("--no-peers", action="store_true", help="ours and the oracle alone")
     arguments = parser.parse_args()
 
+    if arguments.zero:
+        for gate in zero_gates(arguments.jobs):
+            print(gate.line, flush=True)
+        return 0
     names = () if arguments.no_peers else peer_names()
     wanted = set(arguments.only.split(",")) if arguments.only else set(WORKLOADS)
     if arguments.unseen:

@@ -42,7 +42,10 @@ def offered_load(workload: Workload, traffic: Traffic) -> Array:
 class Oracle:
     """Decides on replicas from the future load."""
 
-    def __init__(self, workload: Workload, traffic: Traffic, cold_start: float) -> None:
+    def __init__(
+        self, workload: Workload, traffic: Traffic, cold_start: float, least: int = 1
+    ) -> None:
+        """`least` is the minimum number of replicas."""
         load = offered_load(workload, traffic)
         ahead, behind = math.ceil(AHEAD_COLD_STARTS * cold_start), math.ceil(cold_start)
         self.replicas = [
@@ -51,7 +54,7 @@ class Oracle:
                     math.ceil(
                         float(np.max(load[max(t - behind, 0) : t + ahead + 1])) / UTILIZATION
                     ),
-                    1,
+                    least,
                 ),
                 workload.max_replicas,
             )

@@ -20,7 +20,10 @@ from llmservice_operator.scaling.forecast import LoadHistory
 from llmservice_operator.scaling.hpa import Behavior, HpaSpec, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.signals import (
+    HoldCounters,
     ReplicaReport,
+    RouterPod,
+    RouterSnapshot,
     Scrape,
     Snapshot,
 )
@@ -49,6 +52,8 @@ class Ours:
     stored: Calibration | None = None
     """Calibration in the status of the service."""
     stored_at: float = -math.inf
+    has_router: bool = False
+    """Whether the requests that wait for a replica are in a router, which reports them."""
     demands: list[tuple[float, float | None, float, float]] = field(default_factory=list)
     """For every scrape, its time, and the demand in percent, the capacity factor and the scale-down
     window in seconds."""
@@ -84,12 +89,17 @@ class Ours:
             if self.stored is not None:
                 state = resumed(state, self.stored)
         reports = tuple(_report(view, pod) for pod in view.pods)
-        self.state, self.assessment = assess(state, Scrape(view.now, reports), view.workload.slo)
+        scrape = Scrape(view.now, reports, (_router(view),) if self.has_router else ())
+        self._note(scrape)
+        self.state, self.assessment = assess(state, scrape, view.workload.slo)
         self._store(view.now, calibration_of(self.state))
         seen = self.assessment
         self.demands.append(
             (view.now, seen.demand_percent, seen.capacity_factor, seen.scale_down_window_seconds)
         )
+
+    def _note(self, scrape: Scrape) -> None:
+        """Take note of a scrape before it is assessed."""
 
     def _store(self, now: float, learned: Calibration | None) -> None:
         """Keep the calibration as the leader writes it into the status."""
@@ -126,6 +136,11 @@ def _report(view: Simulation, pod: Pod) -> ReplicaReport:
         pod.is_draining,
         _snapshot(view, pod) if answers else None,
     )
+
+
+def _router(view: Simulation) -> RouterPod:
+    counters = HoldCounters(arrived=view.waited, released=view.waited - view.held)
+    return RouterPod("router", RouterSnapshot(view.now, view.held, 0.0, counters, True))
 
 
 def _snapshot(view: Simulation, pod: Pod) -> Snapshot:

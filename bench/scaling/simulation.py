@@ -88,6 +88,8 @@ class Simulation:
     pods: list[Pod] = field(default_factory=list)
     held: int = 0
     """Number of requests that wait because no replica is ready."""
+    waited: int = 0
+    """Number of requests that have begun to wait for a replica so far."""
     requests: Requests = field(init=False)
     fleet: Fleet = field(init=False)
     history: list[tuple[float, int, int, float]] = field(default_factory=list)
@@ -148,7 +150,7 @@ class Simulation:
         hardware = self.workload.hardware
         step, limits = hardware.step_array, hardware.limits_array
         slo = slo_array(self.workload.slo)
-        first = 0
+        first = arrived_before = 0
         hung: Pod | None = None
         while self.now < self.traffic.seconds:
             active = np.array(
@@ -157,7 +159,8 @@ class Simulation:
             until = self.now + 1.0
             first = run_until(self.requests, self.fleet, active, first, until, step, limits, slo)
             arrived = int(np.searchsorted(self.traffic.arrival, until))
-            self.held = arrived - first
+            self.waited += arrived - max(first, arrived_before)
+            self.held, arrived_before = arrived - first, arrived
             self.now = until
             self._advance_pods()
             if self.now == self.scenario.hung_at:
