@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from shared_support.waiting import eventually
@@ -200,22 +201,32 @@ def _wait_for(cluster: Cluster, name: str, namespace: str, state: str, within: f
     return found
 
 
-def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -> Any:
+def ask(
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    timeout: float = 120,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
     """Send an HTTP request, and return the JSON of the response. A request with a body is a POST.
 
     Raises:
         AssertionError: the response has an error status. The message has the status and the body.
 
     """
-    return json.loads(read(url, body, timeout))
+    return json.loads(read(url, body, timeout, headers))
 
 
-def read(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -> bytes:
+def read(
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    timeout: float = 120,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
     """Send a request as `ask` does, and return the whole body of the response."""
     request = urllib.request.Request(
         url,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", **headers},
     )
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:

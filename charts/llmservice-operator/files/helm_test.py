@@ -2,6 +2,7 @@
 
 import ssl
 import sys
+from http import HTTPStatus
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -18,8 +19,14 @@ def ask(url: str) -> str:
         server = (address.hostname or "", address.port or 443)
         ssl.get_server_certificate(server, timeout=TIMEOUT_SECONDS)
         return "serves TLS"
-    with urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
-        return str(answer.status)
+    try:
+        with urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
+            return str(answer.status)
+    except HTTPError as error:
+        if error.code != HTTPStatus.UNAUTHORIZED:
+            raise
+        # This test has no token of the operator.
+        return "asks for a token"
 
 
 def main(urls: list[str]) -> int:

@@ -72,6 +72,15 @@ Every object name and image reference of the chart.
 {{- .Values.global.imageRegistry | default .Values.image.registry | required $missing -}}
 {{- end -}}
 
+{{/* The ServiceAccount whose token KEDA sends; without a namespace, that of each service. Empty without a token. */}}
+{{- define "llmservice-operator.kedaReader" -}}
+{{- $sent := .Values.keda.authentication -}}
+{{- if and .Values.keda.enabled $sent.name -}}
+{{- $account := required "keda.authentication.serviceAccount must be set when keda.authentication.name is set: name the ServiceAccount whose token KEDA sends" $sent.serviceAccount -}}
+{{- if eq $sent.kind "ClusterTriggerAuthentication" }}{{ .Values.keda.namespace }}/{{ end }}{{ $account -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A digest names the exact bytes, so it wins over the tag. */}}
 {{- define "llmservice-operator.image" -}}
 {{- $repository := printf "%s/%s" (include "llmservice-operator.registry" .) .Values.image.repository -}}

@@ -29,6 +29,16 @@ def metrics_server_rights() -> set[Right]:
     return rights_of(rights.rules(rights.METRICS_SERVER))
 
 
+def token_rights() -> set[Right]:
+    """Return the metrics server's right in the cluster for checking the tokens of its callers."""
+    return rights_of(rights.rules(rights.TOKEN_CHECKS))
+
+
+def operator_lease_rights(name: str) -> set[Right]:
+    """Return the metrics server's right on the operator's Lease."""
+    return rights_of(rights.rules(rights.operator_lease_rights(name)))
+
+
 def metrics_server_cluster_rights(name: str) -> set[Right]:
     """Return the metrics server's further rights for serving external metrics."""
     return rights_of(rights.rules(rights.metrics_server_cluster_rights(name)))

@@ -70,6 +70,20 @@ VALUE_SETS: dict[str, Values] = {
     "only errors in the log": {"logLevel": "error"},
     "no metrics server": {"metricsServer": {"enabled": False}},
     "one metrics server on another port": {"metricsServer": {"replicas": 1, "port": 8443}},
+    "load reports without tokens": {"metricsServer": {"requireToken": False}},
+    "KEDA with a token of each service's namespace": {
+        "keda": {
+            "enabled": True,
+            "authentication": {
+                "name": "reports",
+                "kind": "TriggerAuthentication",
+                "serviceAccount": "reader",
+            },
+        }
+    },
+    "KEDA with a token of its own namespace": {
+        "keda": {"enabled": True, "authentication": {"name": "reports", "serviceAccount": "reader"}}
+    },
     "more memory": {"resources": {"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi"}}},
     "no limits": {"resources": {"limits": None}},
     "no resources at all": {"resources": {"limits": None, "requests": None}},

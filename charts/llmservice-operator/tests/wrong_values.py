@@ -42,6 +42,10 @@ TYPES: list[tuple[Values, str]] = [
 ]
 
 CONTENTS: list[tuple[Values, str]] = [
+    (
+        {"keda": {"authentication": {"kind": "Secret"}}},
+        "must be one of 'ClusterTriggerAuthentication', 'TriggerAuthentication'",
+    ),
     ({"userIds": "10001"}, "must be one of 'Auto', 'Fixed', 'Namespace'"),
     ({"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
     ({"leaseSeconds": 14}, "at '/leaseSeconds': minimum: got 14, want 15"),
@@ -139,6 +143,10 @@ REFUSED_BY_THE_SCHEMA = [*UNKNOWN, *TYPES, *CONTENTS, *CLASSES]
 REFUSED_BY_A_TEMPLATE: list[tuple[Values, str]] = [
     ({"metricsServer": {"hostNetwork": {"enabled": True}}}, "metricsServer.port must not be 10250"),
     ({"serviceAccount": {"create": False}}, "serviceAccount.name must be set when"),
+    (
+        {"keda": {"enabled": True, "authentication": {"name": "reports"}}},
+        "keda.authentication.serviceAccount must be set when keda.authentication.name is set",
+    ),
     ({"image": {"registry": ""}}, "image.registry is empty, and the project does not publish"),
     ({"image": {"registry": ""}}, "add --set image.registry=REGISTRY"),
 ]

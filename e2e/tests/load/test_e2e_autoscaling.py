@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from e2e_support import Cluster, CommandFailed, Object, ask, conditions, wait_ready
+from llmservice_operator.names import METRICS_SERVER_AUDIENCE
 from shared_support.waiting import eventually, holds_for
 from stage import SYSTEM_NAMESPACE, TINY_MODEL, cpu_service
 from steady_load import SteadyLoad
@@ -45,6 +46,8 @@ class Stage:
     cluster: Cluster
     namespace: str
     url: str
+    token: str
+    """Token for the load reports of the metrics servers."""
     say: Callable[[str], None]
 
     def patch(self, spec: Object) -> None:
@@ -98,7 +101,8 @@ class Stage:
         percent of one replica.
         """
         address = metrics_server["status"]["podIP"]
-        report = ask(f"http://{address}:8081/v1/scaling/{self.namespace}/{NAME}")
+        url = f"http://{address}:8081/v1/scaling/{self.namespace}/{NAME}"
+        report = ask(url, headers={"Authorization": f"Bearer {self.token}"})
         assert report["demandPercent"] is not None, report["message"]
         return report["at"], float(report["demandPercent"])
 
@@ -126,7 +130,15 @@ def stage(cluster: Cluster, namespace: str, pytestconfig: pytest.Config) -> Stag
         with capture.global_and_fixture_disabled():
             print(f"\n{text}", flush=True)
 
-    return Stage(cluster, namespace, cluster.address_of(NAME, namespace), say)
+    (account,) = {
+        pod["spec"]["serviceAccountName"]
+        for pod in cluster.list("pods", SYSTEM_NAMESPACE, METRICS_SERVERS)
+    }
+    token = cluster.kubectl(
+        *("create", "token", account, "-n", SYSTEM_NAMESPACE, "--duration=2h"),
+        f"--audience={METRICS_SERVER_AUDIENCE}",
+    ).strip()
+    return Stage(cluster, namespace, cluster.address_of(NAME, namespace), token, say)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ _REGISTRY: Final = re.compile("^([^/]*[.:][^/]*|localhost)/")
 DEFAULTS: Final[Mapping[str, Any]] = {
     "monitoring": {"namespace": "monitoring"},
     "metricsServer": {"enabled": True},
+    "keda": {"authentication": {"kind": "ClusterTriggerAuthentication"}},
     "metricsAPI": {"enabled": True},
 }
 """Default values of the chart that differ from the defaults of the operator's settings."""
@@ -46,6 +47,8 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         values = _merged(values, _mapping(text))
     server, monitoring = _part(values, "server"), _part(values, "monitoring")
     metrics, router = _part(values, "metricsServer"), _part(values, "router")
+    keda = _part(values, "keda")
+    sent = _part(keda, "authentication")
     labels, host = _part(monitoring, "podLabels"), _part(metrics, "hostNetwork")
     mirror, released = _part(values, "global").get("imageRegistry"), OperatorSettings()
 
@@ -72,7 +75,8 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         "MONITORING_POD_LABELS": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
         "METRICS_API": str(bool(_part(values, "metricsAPI").get("enabled"))).lower(),
         "METRICS_SERVER_CIDRS": ",".join(host.get("cidrs") or ()) if host.get("enabled") else "",
-        "KEDA": str(bool(_part(values, "keda").get("enabled"))).lower(),
+        "KEDA": str(bool(keda.get("enabled"))).lower(),
+        "TRIGGER_AUTHENTICATION": f"{sent.get('kind')}/{sent['name']}" if sent.get("name") else "",
         "METRICS_SERVER_URL": _METRICS_SERVER if metrics.get("enabled") else "",
         "METRICS_SERVER_PODS_HOST": _METRICS_SERVER_PODS if metrics.get("enabled") else "",
         "LEASE_SECONDS": values.get("leaseSeconds"),

@@ -162,6 +162,10 @@ METRICS_SERVER_AUDIENCE: Final = "llmservice-metrics-server"
 """Audience of the tokens with which callers read load reports. The API server and other components
 accept no such token."""
 
+TOKEN_SENDER_ANNOTATION: Final = f"{api.GROUP}/token-sender"
+"""Annotation of the operator's Lease: the identity of the last holder that sends its token to the
+metrics servers. The operators of release 0.1 do not write it."""
+
 WAKES_PATH: Final = "/v1/wakes"
 """Path at which the metrics server names the services without replicas whose routers hold requests.
 It delays the answer until there is one."""

@@ -65,7 +65,12 @@ class Process:
         cluster = await Cluster.connect(metrics, identity)
         server = await self._serve(metrics, health)
         leader = Leader(
-            Lease(cluster, settings.namespace, settings.lease_name),
+            Lease(
+                cluster,
+                settings.namespace,
+                settings.lease_name,
+                sends_token=settings.token_file is not None,
+            ),
             identity,
             LeaderSettings(settings.lease_seconds),
         )

@@ -50,6 +50,8 @@ VALUES = {
     "MONITORING_NAMESPACE": "monitoring.namespace",
     "MONITORING_POD_LABELS": "monitoring.podLabels",
     "KEDA": "keda.enabled",
+    "TRIGGER_AUTHENTICATION": "keda.authentication",
+    "KEDA_READER": "keda.authentication.serviceAccount",
     "METRICS_API": "metricsAPI.enabled",
     "METRICS_SERVER_CIDRS": "metricsServer.hostNetwork.cidrs",
     "LEASE_SECONDS": "leaseSeconds",
@@ -209,6 +211,9 @@ class MetricsServerSettings(Settings):
     report_readers: Accounts = ()
     """ServiceAccounts of the operator and the metrics servers. Only these may read all load
     reports; if there are none, every caller may."""
+    operator_lease_name: ObjectName | None = Field(None, description="the name of an object")
+    """Lease of the operators in the namespace of the metrics server. It says whether the leading
+    operator sends a token. None if all operators do."""
     keda_reader: str | None = Field(
         None, pattern=f"^({_NAMESPACE}/)?{_NAME}$", description="NAME or NAMESPACE/NAME"
     )
@@ -263,6 +268,12 @@ class OperatorSettings(ProcessSettings):
     time suits an API server that answers slowly. A crashed leader is then replaced later."""
     keda: Switch = False
     """Whether the operator has the rights to write KEDA's ScaledObjects."""
+    trigger_authentication: str | None = Field(
+        None,
+        pattern=f"^(Cluster)?TriggerAuthentication/{_NAME}$",
+        description="KIND/NAME, such as ClusterTriggerAuthentication/load-reports",
+    )
+    """Object with the token that KEDA sends to the metrics server; None if it sends none."""
     health_port: Port = 8080
     """Port of /livez, /readyz and /metrics."""
     log_level: LogLevel = "INFO"

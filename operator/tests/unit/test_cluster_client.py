@@ -11,6 +11,7 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException
 
+from llmservice_operator import names
 from llmservice_operator.cluster import (
     Audit,
     Cache,
@@ -312,6 +313,26 @@ async def test_a_server_cannot_demand_an_endless_delay(cluster: Cluster, server:
     with pytest.raises(ClusterError) as raised:
         await cluster.read(DEPLOYMENTS, "team", "llama")
     assert raised.value.retry_after_seconds == 300
+
+
+async def test_a_holder_that_sends_a_token_is_named_by_an_annotation_of_its_lease(
+    cluster: Cluster, server: Server
+) -> None:
+    live = {"metadata": {"name": "lease", "annotations": {"a": "b"}}, "spec": {}}
+    server.answer = lambda _: web.json_response(live)
+    sender = Lease(cluster, "system", "lease", sends_token=True)
+    await sender.create_lease({"holderIdentity": "me"})
+    await sender.replace_lease(live, {"holderIdentity": "me"})
+    # A release of the Lease keeps the annotation.
+    await sender.replace_lease(live, {"holderIdentity": ""})
+    await Lease(cluster, "system", "lease").replace_lease(live, {"holderIdentity": "other"})
+
+    annotations = [body["metadata"].get("annotations") for *_, body in server.requests]
+    mine = {names.TOKEN_SENDER_ANNOTATION: "me"}
+    assert annotations == [mine, {"a": "b", **mine}, {"a": "b"}, {"a": "b"}]
+    assert [body["spec"]["holderIdentity"] for *_, body in server.requests] == [
+        *("me", "me", "", "other")
+    ]
 
 
 async def test_an_emptied_lease_has_no_holder(cluster: Cluster, server: Server) -> None:

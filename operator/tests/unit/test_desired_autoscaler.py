@@ -25,9 +25,14 @@ AUTOSCALING = {"autoscaling": {"minReplicas": 2, "maxReplicas": 24}}
 
 
 def objects(
-    service: LLMService, autoscaler: Autoscaler | None = None, live: Manifest | None = None
+    service: LLMService,
+    autoscaler: Autoscaler | None = None,
+    live: Manifest | None = None,
+    **further: Any,
 ) -> dict[str, Manifest]:
-    settings = OperatorSettings(images=SETTINGS.images, metrics_server_url="http://metrics:8081")
+    settings = OperatorSettings(
+        images=SETTINGS.images, metrics_server_url="http://metrics:8081", **further
+    )
     built = build_all(
         Context.of(
             service,
@@ -128,6 +133,15 @@ def test_keda_reads_the_metrics_servers_report_and_holds_without_it() -> None:
         }
     ]
     assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+
+
+@pytest.mark.parametrize("kind", ["TriggerAuthentication", "ClusterTriggerAuthentication"])
+def test_keda_sends_the_token_that_the_setting_names(kind: str) -> None:
+    service = a_service({"autoscaling": {"maxReplicas": 3, "provider": "KEDA"}})
+    built = objects(service, trigger_authentication=f"{kind}/reports")
+    (trigger,) = built["ScaledObject"]["spec"]["triggers"]
+    assert trigger["authenticationRef"] == {"kind": kind, "name": "reports"}
+    assert trigger["metadata"]["authMode"] == "bearer"
 
 
 @pytest.mark.parametrize(("provider", "stays"), [("External", True), ("KEDA", False)])

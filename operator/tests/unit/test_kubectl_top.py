@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -10,8 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from llmservice_operator.kubectl_plugin.forwards import Forwards
-from llmservice_operator.kubectl_plugin.kubectl import Kubectl
+from llmservice_operator.kubectl_plugin.kubectl import Kubectl, KubectlFailed
 from llmservice_operator.kubectl_plugin.pod_reports import PodReports, RouterCounts
+from llmservice_operator.kubectl_plugin.report_token import ReportToken
 from llmservice_operator.kubectl_plugin.screen import console_for, show
 from llmservice_operator.kubectl_plugin.top import Round, Top, top_of, top_screen
 from llmservice_operator.names import load_report_path
@@ -107,7 +108,8 @@ async def ports() -> AsyncIterator[Ports]:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(text=METRICS)
 
-    async def loads(_: web.Request) -> web.Response:
+    async def loads(request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == "Bearer token-1"
         return web.json_response(text=report.model_dump_json(by_alias=True))
 
     app = web.Application()
@@ -116,6 +118,47 @@ async def ports() -> AsyncIterator[Ports]:
     async with TestServer(app) as server:
         assert server.port is not None
         yield Ports(server.port)
+
+
+@dataclass(frozen=True)
+class Tokens(Kubectl):
+    """kubectl that makes tokens, or fails."""
+
+    made: list[tuple[str, ...]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """Errors of the next calls."""
+
+    def run(self, *arguments: str, limit: float = 0.0) -> str:
+        self.made.append(arguments)
+        if self.errors:
+            raise KubectlFailed(self.errors.pop())
+        return f"token-{len(self.made)}\n"
+
+
+METRICS_SERVER: dict[str, Any] = {
+    "metadata": {"name": "m", "namespace": "system"},
+    "spec": {"serviceAccountName": "metrics-server"},
+}
+
+
+def test_a_token_for_the_metrics_servers_only_is_made_every_five_minutes() -> None:
+    now, kubectl = [0.0], Tokens()
+    token = ReportToken(kubectl, lambda: now[0])
+    for now[0] in (0.0, 299.0):
+        assert token.headers(METRICS_SERVER) == {"Authorization": "Bearer token-1"}
+    assert kubectl.made == [
+        (
+            *("create", "token", "metrics-server", "--namespace", "system"),
+            *("--audience", "llmservice-metrics-server", "--duration", "10m"),
+        )
+    ]
+    now[0] = 300.0
+    kubectl.errors.append("error: forbidden")
+    assert token.headers(METRICS_SERVER) == {}
+    assert token.problem == "there is no token for the metrics server: error: forbidden"
+    now[0] = 600.0
+    assert token.headers(METRICS_SERVER) == {"Authorization": "Bearer token-3"}
+    assert token.problem is None
 
 
 async def test_reports_that_cannot_be_understood_are_left_out() -> None:
@@ -139,8 +182,8 @@ async def test_reports_are_read_and_the_forward_to_a_silent_pod_is_opened_again(
     async with PodReports(ports) as reports:
         counts = await reports.router("r")
         assert counts == RouterCounts({"least_work": 30.0, "held": 2.0}, 4.0)
-        server: dict[str, Any] = {"metadata": {"name": "m"}}
-        report = await reports.load_report([server], "team", "qwen")
+        server, headers = METRICS_SERVER, ReportToken(Tokens()).headers(METRICS_SERVER)
+        report = await reports.load_report([server], "team", "qwen", headers)
         assert report is not None
         assert report.replicas[0].utilization_percent == 70.0
         assert await reports.load_report([server], "team", "other") is None

@@ -12,13 +12,16 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import BaseTestServer, TestServer
 
+from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.metrics_server import callers
 from llmservice_operator.metrics_server.callers import Readers, Tokens, Unchecked, admission
+from llmservice_operator.metrics_server.operator_lease import AGAIN_SECONDS, OperatorLease
 from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
+from llmservice_operator.names import TOKEN_SENDER_ANNOTATION
 from llmservice_operator.service_account_token import TokenFile
 from operator_support.report import a_report
 from shared_support.waiting import eventually_in_loop
@@ -66,10 +69,12 @@ class OneReport:
 
 @asynccontextmanager
 async def serving(
-    readers: Readers, authenticator: Authenticator | None = None
+    readers: Readers,
+    authenticator: Authenticator | None = None,
+    operators: OperatorLease | None = None,
 ) -> AsyncIterator[BaseTestServer]:
     tokens = (authenticator or Authenticator()).tokens()
-    app = create_report_app(OneReport(), admission(readers, tokens))
+    app = create_report_app(OneReport(), admission(readers, tokens, operators))
     async with TestServer(app) as server:
         yield server
     await tokens.close()
@@ -161,6 +166,65 @@ async def test_the_operator_and_the_standby_send_the_token_that_their_file_has_n
         assert operator.read(*KEY) is not None
         assert await leader.ask(f"{server.host}:{server.port}", 0.0) == REPORTS
         await leader.close()
+
+
+@dataclass
+class Leases:
+    """The operator's Lease, as a metrics server reads it."""
+
+    lease: Manifest | None = None
+    error: Exception | None = None
+    reads: int = 0
+    now: float = 1000.0
+
+    async def read(self) -> Manifest | None:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        return self.lease
+
+    def held(self, holder: str, sender: str | None) -> None:
+        annotations = {} if sender is None else {TOKEN_SENDER_ANNOTATION: sender}
+        self.lease = {"metadata": {"annotations": annotations}, "spec": {"holderIdentity": holder}}
+
+    async def accepts_none(self, operators: OperatorLease) -> bool:
+        self.now += AGAIN_SECONDS
+        return await operators.holder_sends_no_token()
+
+
+async def test_requests_without_a_token_are_answered_only_while_an_earlier_operator_leads() -> None:
+    leases = Leases()
+    operators = OperatorLease(leases.read, lambda: leases.now)
+    assert not await leases.accepts_none(operators)
+    leases.error = ClusterError("no answer")
+    assert not await leases.accepts_none(operators)
+    leases.error = None
+    leases.held("old", None)
+    assert await leases.accepts_none(operators)
+    # Between two leaders, and without an answer of the API server, nothing changes.
+    leases.held("", None)
+    assert await leases.accepts_none(operators)
+    leases.error = ClusterError("no answer")
+    assert await leases.accepts_none(operators)
+    leases.error = None
+    leases.held("new", "new")
+    assert not await leases.accepts_none(operators)
+    # A rollback of the operator leaves the annotation of the last holder.
+    leases.held("old", "new")
+    assert await leases.accepts_none(operators)
+
+
+async def test_many_requests_without_a_token_cause_one_read_of_the_lease() -> None:
+    leases = Leases()
+    leases.held("old", None)
+    operators = OperatorLease(leases.read, lambda: leases.now)
+    async with serving(CLOSED, operators=operators) as server:
+        assert [(await ask(server, path))[0] for path in (ALL, ONE) * 5] == [200] * 10
+        assert (await ask(server, ALL, "unknown"))[0] == 401
+        assert leases.reads == 1
+        leases.held("new", "new")
+        leases.now += AGAIN_SECONDS
+        assert [(await ask(server, path))[0] for path in (ALL, ONE)] == [401, 401]
 
 
 def test_a_missing_token_file_gives_no_header_and_one_warning(

@@ -46,6 +46,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "METRICS_SERVER_URL": "http://metrics:8081",
         "METRICS_SERVER_PODS_HOST": "metrics-pods",
         "KEDA": "True",
+        "TRIGGER_AUTHENTICATION": "TriggerAuthentication/token",
         "METRICS_API": "false",
         "METRICS_SERVER_CIDRS": "10.0.0.0/16, fd00::/8",
         "WATCH_NAMESPACES": "a, b,,",
@@ -69,6 +70,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "DRAIN_SECONDS": "0",
         "REPORT_READERS": "system/operator, system/metrics",
         "KEDA_READER": "keda/reader",
+        "OPERATOR_LEASE_NAME": "operators",
         "TOKEN_FILE": "/run/token",
     }
     assert OperatorSettings.from_environment(
@@ -79,6 +81,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         metrics_server_url="http://metrics:8081",
         metrics_server_pods_host="metrics-pods",
         keda=True,
+        trigger_authentication="TriggerAuthentication/token",
         metrics_api=False,
         metrics_server_cidrs=("10.0.0.0/16", "fd00::/8"),
         watch_namespaces=("a", "b"),
@@ -103,6 +106,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
             drain_seconds=0,
             report_readers=("system/operator", "system/metrics"),
             keda_reader="keda/reader",
+            operator_lease_name="operators",
         ),
         token_file=Path("/run/token"),
     )
@@ -137,6 +141,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
             "REPORT_READERS",
             "operator",
             "write NAMESPACE/NAME of ServiceAccounts, separated by commas",
+        ),
+        (
+            "TRIGGER_AUTHENTICATION",
+            "Secret/token",
+            "write KIND/NAME, such as ClusterTriggerAuthentication/load-reports",
         ),
         ("KEDA_READER", "a/b/c", "write NAME or NAMESPACE/NAME"),
         ("LOG_LEVEL", "LOUD", "write one of DEBUG, INFO, WARNING, ERROR"),

@@ -292,8 +292,8 @@ def test_helm_test_asks_every_port_of_every_component() -> None:
 
 class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        is_ready = self.path == "/readyz"
-        self.send_response(HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE)
+        statuses = {"/readyz": HTTPStatus.OK, "/v1/scaling": HTTPStatus.UNAUTHORIZED}
+        self.send_response(statuses.get(self.path, HTTPStatus.SERVICE_UNAVAILABLE))
         self.end_headers()
         self.wfile.write(b"watches: no answer yet")
 
@@ -323,6 +323,11 @@ def run_helm_test(*urls: str) -> tuple[int, str]:
 
 def test_helm_test_passes_if_every_component_is_ready(address: str) -> None:
     assert run_helm_test(f"{address}/readyz") == (0, f"{address}/readyz: 200\n")
+
+
+def test_helm_test_sees_that_the_load_reports_need_a_token(address: str) -> None:
+    url = f"{address}/v1/scaling"
+    assert run_helm_test(url) == (0, f"{url}: asks for a token\n")
 
 
 def test_helm_test_sees_that_the_metrics_server_serves_tls_to_the_api_server_only() -> None:

@@ -25,9 +25,11 @@ from rights_table import (
     metrics_api_rights,
     metrics_server_cluster_rights,
     metrics_server_rights,
+    operator_lease_rights,
     operator_rights,
     rights_of,
     table,
+    token_rights,
 )
 from value_sets import VALUE_SETS, rendered
 
@@ -99,19 +101,23 @@ def test_the_metrics_server_has_exactly_these_rights() -> None:
     manifests = render()
 
     assert grants(manifests, METRICS_SERVER) == {
-        ("ClusterRoleBinding", None): metrics_server_rights() | metrics_server_cluster_rights(name),
+        ("ClusterRoleBinding", None): metrics_server_rights()
+        | metrics_server_cluster_rights(name)
+        | token_rights(),
         ("RoleBinding", "kube-system"): set(),
-        ("RoleBinding", NAMESPACE): lease_rights(name),
+        ("RoleBinding", NAMESPACE): lease_rights(name) | operator_lease_rights(RELEASE),
     }
 
 
-def test_with_watch_namespaces_the_metrics_server_has_roles_only() -> None:
+def test_with_watch_namespaces_the_metrics_server_has_roles_and_may_check_tokens() -> None:
     manifests = render({"watchNamespaces": ["team-a", "team-b"]})
 
     assert grants(manifests, METRICS_SERVER) == {
         ("RoleBinding", "team-a"): metrics_server_rights(),
         ("RoleBinding", "team-b"): metrics_server_rights(),
-        ("RoleBinding", NAMESPACE): lease_rights(f"{RELEASE}-metrics-server"),
+        ("ClusterRoleBinding", None): token_rights(),
+        ("RoleBinding", NAMESPACE): lease_rights(f"{RELEASE}-metrics-server")
+        | operator_lease_rights(RELEASE),
     }
     service = find(manifests, "Service", name=f"{RELEASE}-metrics-server")
     assert [it["port"] for it in service["spec"]["ports"]] == [8081, 8080]
@@ -134,7 +140,20 @@ def test_with_watch_namespaces_the_operator_has_its_rights_only_there() -> None:
         ("RoleBinding", "team-b"): operator_rights(),
         ("RoleBinding", NAMESPACE): lease_rights(RELEASE),
     }
+    cluster_wide = [it for it in manifests if it["kind"].startswith("ClusterRole")]
+    assert [it["metadata"]["name"] for it in cluster_wide] == [
+        f"{RELEASE}-metrics-server-tokens.{NAMESPACE}"
+    ] * 2
+
+
+def test_without_tokens_a_release_for_some_namespaces_has_no_cluster_wide_right() -> None:
+    values: Values = {"watchNamespaces": ["team-a"], "metricsServer": {"requireToken": False}}
+    manifests = render(values)
+
     assert not [it for it in manifests if it["kind"].startswith("ClusterRole")]
+    assert grants(manifests, METRICS_SERVER)["RoleBinding", NAMESPACE] == lease_rights(
+        f"{RELEASE}-metrics-server"
+    )
 
 
 def test_with_watch_namespaces_users_get_the_same_rights_by_roles_there() -> None:
@@ -156,8 +175,8 @@ def test_without_external_metrics_nothing_is_granted_outside_of_the_services() -
     owner = f"{RELEASE}-metrics-server"
 
     assert grants(manifests, METRICS_SERVER) == {
-        ("ClusterRoleBinding", None): metrics_server_rights(),
-        ("RoleBinding", NAMESPACE): lease_rights(owner),
+        ("ClusterRoleBinding", None): metrics_server_rights() | token_rights(),
+        ("RoleBinding", NAMESPACE): lease_rights(owner) | operator_lease_rights(RELEASE),
     }
     # Kubernetes deletes the APIService with the role that owns it.
     assert owner not in [it["metadata"]["name"] for it in manifests if it["kind"] == "ClusterRole"]

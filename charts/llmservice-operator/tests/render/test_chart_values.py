@@ -13,6 +13,7 @@ from chart_support.helm import (
     CHART,
     METRICS_SERVER,
     Field,
+    Manifest,
     Values,
     fields,
     find,
@@ -23,6 +24,7 @@ from chart_support.helm import (
     render,
 )
 from llmservice_operator.api.server_defaults import ServerDefaults
+from llmservice_operator.names import METRICS_SERVER_AUDIENCE
 from llmservice_operator.settings import OperatorSettings
 
 OPENSHIFT = "security.openshift.io/v1"
@@ -122,6 +124,59 @@ def test_the_readme_lists_every_value_with_its_default(update_golden: bool) -> N
     assert readme.read_text() == text, "run `make golden-chart`"
 
 
+SENT = {"name": "reports", "serviceAccount": "reader"}
+
+
+@pytest.mark.parametrize(
+    ("keda", "reader"),
+    [
+        ({"enabled": False, "authentication": SENT}, None),
+        ({"enabled": True}, None),
+        ({"enabled": True, "authentication": SENT}, "keda/reader"),
+        ({"enabled": True, "authentication": {**SENT, "kind": "TriggerAuthentication"}}, "reader"),
+    ],
+)
+def test_both_processes_have_a_token_and_the_metrics_server_knows_the_accounts(
+    keda: Values, reader: str | None
+) -> None:
+    account = {"create": False, "name": "shared"}
+    manifests = render({"keda": keda, "serviceAccount": account, "namespaceOverride": "llm"})
+    operator, metrics_server = (
+        find(manifests, "Deployment", component=component) for component in (None, METRICS_SERVER)
+    )
+    settings = settings_of(metrics_server)
+
+    for each in (operator, metrics_server):
+        assert token_audience(each) == METRICS_SERVER_AUDIENCE
+    assert settings.metrics_server.report_readers == (
+        "llm/shared",
+        f"llm/{metrics_server['spec']['template']['spec']['serviceAccountName']}",
+    )
+    assert settings.metrics_server.operator_lease_name == settings_of(operator).lease_name
+    assert (settings.keda, settings.metrics_server.keda_reader) == (keda["enabled"], reader)
+
+
+def settings_of(deployment: Manifest) -> OperatorSettings:
+    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return OperatorSettings.from_environment(
+        {it["name"]: it["value"] for it in variables if "value" in it}
+    )
+
+
+def token_audience(deployment: Manifest) -> str:
+    """Return the audience of the token in the file that a process reads."""
+    pod, path = deployment["spec"]["template"]["spec"], settings_of(deployment).token_file
+    assert path is not None
+    (mount,) = (
+        it for it in pod["containers"][0]["volumeMounts"] if it["mountPath"] == str(path.parent)
+    )
+    (volume,) = (it for it in pod["volumes"] if it["name"] == mount["name"])
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["path"] == path.name
+    audience: str = source["serviceAccountToken"]["audience"]
+    return audience
+
+
 def container(values: Values) -> Any:
     return find(render(values), "Deployment")["spec"]["template"]["spec"]["containers"][0]
 
@@ -159,6 +214,7 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.monitoring_namespace == everything["monitoring"]["namespace"]
     assert settings.monitoring_pod_labels == everything["monitoring"]["podLabels"]
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]
+    assert settings.trigger_authentication == "TriggerAuthentication/load-reports"
     assert settings.lease_name == everything["fullnameOverride"]
     assert settings.lease_seconds == everything["leaseSeconds"]
     assert settings.log_level.lower() == everything["logLevel"]
@@ -225,6 +281,7 @@ def test_the_metrics_server_reads_the_values_from_its_environment() -> None:
     ]
     assert own.external_port == everything["metricsServer"]["port"]
     assert own.service_port == 443
+    assert (own.report_readers, settings.token_file) == ((), None)
     assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE", "LLMSERVICE_OPERATOR_POD_ADDRESS"]
 
 

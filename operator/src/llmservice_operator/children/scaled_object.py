@@ -26,6 +26,8 @@ def _body(context: Context) -> Manifest | None:
         # KEDA would scale such a service from 0 replicas to its minimum. An HPA does not change 0
         # replicas.
         return None
+    kind, _, name = (context.settings.trigger_authentication or "").partition("/")
+    sent = {"authenticationRef": {"kind": kind, "name": name}} if name else {}
     server = (context.settings.metrics_server_url or "").rstrip("/")
     return {
         "spec": {
@@ -55,7 +57,9 @@ def _body(context: Context) -> Manifest | None:
                         "url": f"{server}{names.load_report_path(service.namespace, service.name)}",
                         "valueLocation": autoscaling.metric.json_field,
                         "targetValue": str(autoscaling.target),
+                        **({"authMode": "bearer"} if name else {}),
                     },
+                    **sent,
                 }
             ],
         },

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Self
 
 import aiohttp
@@ -82,25 +83,31 @@ class PodReports:
         return RouterCounts(picks, sum(each.value for each in samples if each.name in _HELD))
 
     async def load_report(
-        self, servers: Sequence[Manifest], namespace: str, name: str
+        self,
+        servers: Sequence[Manifest],
+        namespace: str,
+        name: str,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> LoadReport | None:
         """Return the load report of a service; None if no metrics server answers."""
         for server in servers:
             path = names.load_report_path(namespace, name)
-            text = await self._get(server["metadata"]["name"], path)
+            text = await self._get(server["metadata"]["name"], path, headers)
             if text is not None:
                 with suppress(ValidationError):
                     return LoadReport.model_validate_json(text)
         return None
 
-    async def _get(self, pod: str, path: str) -> str | None:
+    async def _get(
+        self, pod: str, path: str, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> str | None:
         """Return the body of a response with status 200; None without one."""
         port = self._forwards.port(pod)
         if port is None:
             return None
         url = f"http://127.0.0.1:{port}{path}"
         try:
-            async with self._session.get(url, allow_redirects=False) as answer:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
                 body = await answer.content.read(LONGEST_ANSWER)
                 while not answer.content.at_eof() and len(body) < LONGEST_ANSWER:
                     body += await answer.content.read(LONGEST_ANSWER)

@@ -29,6 +29,7 @@ from llmservice_operator.kubectl_plugin.objects import (
     read_service,
 )
 from llmservice_operator.kubectl_plugin.pod_reports import PodReports, RouterCounts
+from llmservice_operator.kubectl_plugin.report_token import ReportToken
 from llmservice_operator.kubectl_plugin.screen import console_for, show, show_json, table
 from llmservice_operator.scaling.signals import Snapshot
 
@@ -121,6 +122,7 @@ async def _tops(kubectl: Kubectl, name: str, seconds: float) -> AsyncIterator[To
     with Forwards(kubectl) as forwards:
         async with PodReports(forwards) as reports:
             before: Round | None = None
+            token = ReportToken(kubectl)
             while True:
                 service, replicas, routers = await asyncio.to_thread(_pods, kubectl, name)
                 servers, note = await asyncio.to_thread(read_metrics_servers, kubectl, service)
@@ -129,9 +131,12 @@ async def _tops(kubectl: Kubectl, name: str, seconds: float) -> AsyncIterator[To
                 now = await _ask(reports, replicas[:MOST_PODS], routers[:MOST_PODS])
                 if before is not None:
                     namespace = service["metadata"]["namespace"]
-                    report = await reports.load_report(servers[:1], namespace, name)
+                    headers: Mapping[str, str] = {}
+                    if servers:
+                        headers = await asyncio.to_thread(token.headers, servers[0])
+                    report = await reports.load_report(servers[:1], namespace, name, headers)
                     loads = {} if report is None else _loads(report)
-                    notes = _notes(replicas, note, report)
+                    notes = _notes(replicas, note or token.problem, report)
                     yield top_of(service, before, now, loads, notes)
                 before = now
                 await asyncio.sleep(seconds)

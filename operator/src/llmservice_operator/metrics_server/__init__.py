@@ -6,6 +6,7 @@ report_builder     the load report of one service
 calibration_store  calibrations in the status of the services
 report_api         the reports as JSON
 callers            the ServiceAccounts that may read them
+operator_lease     whether the leading operator sends a token
 external_metrics   the reports as external.metrics.k8s.io, for the HorizontalPodAutoscaler
 front_proxy        the user on whose behalf the API server sends a request
 secure_server      TLS for the API server

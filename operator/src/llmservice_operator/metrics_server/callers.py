@@ -21,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from llmservice_operator import names
 from llmservice_operator.errors import ClusterError
+from llmservice_operator.metrics_server.operator_lease import OperatorLease
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +157,13 @@ class Readers:
         return account == (self.of_one if "/" in self.of_one else f"{namespace}/{self.of_one}")
 
 
-def admission(readers: Readers, tokens: Tokens) -> Middleware:
-    """Return a middleware that refuses the requests of all other callers, with a sentence."""
+def admission(
+    readers: Readers, tokens: Tokens, operators: OperatorLease | None = None
+) -> Middleware:
+    """Return a middleware that refuses the requests of all other callers, with a sentence.
+
+    Requests without a token are answered while an operator leads that sends none.
+    """
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -166,6 +172,8 @@ def admission(readers: Readers, tokens: Tokens) -> Middleware:
             return await handler(request)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
+            if operators is not None and await operators.holder_sends_no_token():
+                return await handler(request)
             return _refusal(
                 401,
                 "the request has no token: send a token of a ServiceAccount for the audience"

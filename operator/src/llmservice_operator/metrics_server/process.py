@@ -29,6 +29,7 @@ from llmservice_operator.metrics_server.callers import Readers, Tokens, admissio
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.gauges import MetricsServerMetrics
+from llmservice_operator.metrics_server.operator_lease import OperatorLease
 from llmservice_operator.metrics_server.refused_requests import RefusedRequests
 from llmservice_operator.metrics_server.registration import (
     NAMESPACES_ONLY,
@@ -133,7 +134,8 @@ class MetricsServer:
         metrics.read_reports(lambda: fleet.reports)
         metrics.read_leadership(settings.lease_name, self._is_leader)
         tokens = Tokens(lambda token: cluster.review_token(token, names.METRICS_SERVER_AUDIENCE))
-        reports = create_report_app(fleet, admission(self._readers(), tokens))
+        earlier = self._operator_lease(cluster)
+        reports = create_report_app(fleet, admission(self._readers(), tokens, earlier))
         add_wakes(reports, waking)
         servers = [
             await start_server(create_app(metrics, health), settings.health_port),
@@ -194,6 +196,12 @@ class MetricsServer:
             own.keda_reader,
             one_is_open=settings.keda and own.keda_reader is None,
         )
+
+    def _operator_lease(self, cluster: Cluster) -> OperatorLease | None:
+        name = self._settings.metrics_server.operator_lease_name
+        if name is None:
+            return None
+        return OperatorLease(Lease(cluster, self._settings.namespace, name).read_lease)
 
     def _reflector(
         self,

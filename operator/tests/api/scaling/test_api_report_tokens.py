@@ -32,6 +32,8 @@ from shared_support.waiting import eventually
 pytestmark = pytest.mark.local
 
 SERVICE = "llm"
+OPERATORS = "llmservice-operator"
+"""Lease of the operators."""
 READER, KEDA, STRANGER = "reader", "keda-reader", "stranger"
 OTHER_AUDIENCE = "https://kubernetes.default.svc"
 """Audience of the API server."""
@@ -70,7 +72,7 @@ class World:
 @pytest.fixture
 def world(api: Api, namespace: str, account: Account, tmp_path: Path) -> Iterator[World]:
     watched = rights.rules((*rights.METRICS_SERVER, *rights.TOKEN_CHECKS))
-    own = rights.rules(rights.lease_rights("metrics"))
+    own = rights.rules((*rights.lease_rights("metrics"), *rights.operator_lease_rights(OPERATORS)))
     kubeconfig = account(watched, own, everywhere=True)
     for name in (READER, KEDA, STRANGER):
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts"
@@ -83,6 +85,7 @@ def world(api: Api, namespace: str, account: Account, tmp_path: Path) -> Iterato
         "REPORT_READERS": f"{namespace}/{READER}",
         "KEDA": "true",
         "KEDA_READER": KEDA,
+        "OPERATOR_LEASE_NAME": OPERATORS,
     }
     with MetricsServerProcess(tmp_path / "metrics", namespace, **settings) as server:
         world = World(api, namespace, server)
@@ -91,9 +94,7 @@ def world(api: Api, namespace: str, account: Account, tmp_path: Path) -> Iterato
         yield world
 
 
-def test_only_tokens_of_listed_accounts_for_the_audience_are_accepted(
-    world: World, tmp_path: Path
-) -> None:
+def test_only_tokens_of_listed_accounts_for_the_audience_are_accepted(world: World) -> None:
     one = load_report_path(world.namespace, SERVICE)
     elsewhere = load_report_path("default", SERVICE)
     wakes = f"{WAKES_PATH}?wait=0"
@@ -114,18 +115,26 @@ def test_only_tokens_of_listed_accounts_for_the_audience_are_accepted(
     status, said = world.ask(one, signed_again(reader, **expired))
     assert (status, "send one that has not expired" in said) == (401, True)
 
-    token = tmp_path / "token"
-    token.write_text(strangers)
+
+def test_an_operator_sends_its_token_and_only_an_earlier_one_is_answered_without(
+    world: World, tmp_path: Path
+) -> None:
     url = f"http://127.0.0.1:{world.server.scaling_port}"
     settings = {"WATCH_NAMESPACES": world.namespace, "METRICS_SERVER_URL": url}
+    with ForkedOperator(tmp_path / "earlier", world.namespace, **settings):
+        eventually(lambda: world.ask(LOAD_REPORTS_PATH)[0] == 200)
+
+    token = tmp_path / "token"
+    token.write_text(world.token(STRANGER))
     with ForkedOperator(
         tmp_path / "operator", world.namespace, TOKEN_FILE=str(token), **settings
     ) as operator:
+        eventually(lambda: world.ask(LOAD_REPORTS_PATH)[0] == 401)
         eventually(lambda: "may not read this" in operator.log.read_text())
-        token.write_text(reader)
+        token.write_text(world.token(READER))
         eventually(lambda: f"{url}{LOAD_REPORTS_PATH} answers again" in operator.log.read_text())
     for log in (operator.log, world.server.log):
-        assert not [it for it in (reader, kedas, strangers) if it in log.read_text()]
+        assert token.read_text() not in log.read_text()
 
 
 def signed_again(token: str, **claims: Any) -> str:
