@@ -198,7 +198,13 @@ def _decisions(it: _Scaling, before: AutoscalingStatus) -> tuple[ScalingDecision
     elif it.recommended == it.view.plan.floor.replicas:
         reason = f"the minimum in a window of idle.schedule: {reason}"
     elif before.desired_replicas == 0 and it.service.spec.scales_to_zero:
-        reason = "a request came while no replica ran"
+        report = it.view.report
+        is_unnoticed = report is not None and report.has_old_router
+        reason = (
+            "a router pod is too old to wake the service"
+            if is_unnoticed
+            else "a request came while no replica ran"
+        )
     elif it.view.decision is not None:
         reason = f"{it.view.decision.reason}: {reason}"
     decision = ScalingDecision(

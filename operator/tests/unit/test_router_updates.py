@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,7 +123,9 @@ class World:
 
 
 @asynccontextmanager
-async def informing(world: World) -> AsyncIterator[RouterUpdates]:
+async def informing(
+    world: World, rests: Callable[[Key], bool] = lambda _: False
+) -> AsyncIterator[RouterUpdates]:
     numbers = itertools.count()
     updates = RouterUpdates(
         world.pods_of,
@@ -134,6 +136,7 @@ async def informing(world: World) -> AsyncIterator[RouterUpdates]:
         PAUSES,
         world.now,
         lambda key: world.gone.get(key),
+        rests,
     )
     async with running(updates.run()):
         yield updates
@@ -193,6 +196,18 @@ async def held(updates: RouterUpdates) -> dict[Key, dict[str, int | None]]:
 FIRST, SECOND, THIRD = (
     f"uid-of-{it}/0" for it in ("qwen-router-1", "qwen-router-2", "llama-router-1")
 )
+
+
+async def test_of_a_service_that_rests_only_the_routers_are_asked_in_which_no_question_waits(
+    world: World,
+) -> None:
+    world.watched = {"10.0.1.1", "10.0.1.3"}
+    async with informing(world, lambda key: key == QWEN) as updates:
+        await eventually_in_loop(lambda: len(world.reports) >= 3)
+        assert await held(updates) == {QWEN: {SECOND: 0}, LLAMA: {THIRD: 0}}
+        (old,) = (await updates.ask())[QWEN]
+        assert old.snapshot is not None
+        assert not old.snapshot.can_be_watched
 
 
 async def test_a_round_gets_what_every_router_holds_at_that_time(world: World) -> None:

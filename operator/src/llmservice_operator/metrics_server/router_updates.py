@@ -74,6 +74,9 @@ class _Router:
     informing: asyncio.Task[None] | None = None
     answers: bool = True
     """Whether the router has accepted the last list. Also true before the first one."""
+    can_be_watched: bool = True
+    """Whether a question for the next held request can wait in the router. Also true before the
+    first report."""
     asked: asyncio.Future[RouterSnapshot | None] | None = None
     """Result of the next request to the router, if a round needs it."""
 
@@ -126,13 +129,14 @@ class RouterUpdates:
         """Ask the routers of all services for a report now, and return all router pods.
 
         A router that did not answer the last time is asked after its pause, and not by this call.
-        The routers of services that rest are left out. Other questions wait in them.
+        The routers of services that rest are left out, because other questions wait in them, unless
+        a router is too old for such a question.
         """
         routers = [
             (key, f"{uid}/{restarts}", router.ask() if router.answers else None)
             for key, of_service in self._routers.items()
-            if not self._rests(key)
             for (uid, restarts), router in of_service.items()
+            if not (router.can_be_watched and self._rests(key))
         ]
         asked = [each for _, _, each in routers if each is not None]
         if asked:
@@ -237,6 +241,7 @@ class RouterUpdates:
             pause: float | None = None
             if report is not None:
                 failures = 0
+                router.can_be_watched = report.can_be_watched
                 await self._on_report(key, report)
             else:
                 pause = self._pauses[min(failures, len(self._pauses) - 1)]
