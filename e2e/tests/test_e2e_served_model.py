@@ -146,14 +146,24 @@ def test_a_converged_minute_writes_nothing_but_leases(
     ).splitlines()
     events = [json.loads(line) for line in lines]
     ours = [event for event in events if event["user"]["username"].startswith(account)]
-    # A SubjectAccessReview is a create request that stores nothing.
-    reads = {"get", "list", "watch"}
-    writes = [
-        event["objectRef"]["resource"]
-        for event in ours
-        if event["verb"] not in reads and event["objectRef"]["resource"] != "subjectaccessreviews"
-    ]
-    assert set(writes) == {"leases"}
+    # A review is a create request that stores nothing.
+    reads, reviews = {"get", "list", "watch"}, {"subjectaccessreviews", "tokenreviews"}
+    wanted = {event["objectRef"]["resource"] for event in ours if event["verb"] not in reads}
+    assert wanted - reviews == {"leases"}
+
+
+def test_load_reports_need_a_token_which_the_operator_sends(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    component = "app.kubernetes.io/component="
+    servers = cluster.list("pods", SYSTEM_NAMESPACE, f"{component}metrics-server")
+    assert len(servers) == 2
+    for server in servers:
+        with pytest.raises(AssertionError, match="401"):
+            ask(f"http://{server['status']['podIP']}:8081/v1/scaling")
+    selector = f"{component}operator"
+    log = cluster.kubectl("logs", "-n", SYSTEM_NAMESPACE, "-l", selector, "--tail=-1")
+    assert "the answer has status" not in log
 
 
 def test_killing_the_operator_changes_no_served_pod(
