@@ -159,6 +159,11 @@ endef
 test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 minutes, uses the whole machine)
 	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
 
+.PHONY: test-monitoring
+test-monitoring: setup  ## Cause faults on a full cluster, and see in a real Prometheus that alerts and panels show them (15 minutes)
+	@$(RUN) localkube prometheus build
+	$(call on_full_cluster,$@,pytest -s --timeout=0 e2e/tests/monitoring)
+
 .PHONY: test-serving-long
 test-serving-long: $(addprefix long-,$(or $(PART),hostile bodies rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, hurtful bodies, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (80 minutes; PART=hostile runs one part)
 

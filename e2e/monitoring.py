@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,13 +16,23 @@ import yaml
 
 from chart_support import dashboards
 from chart_support.helm import render
+from e2e_support import ROOT
 from pod_monitors import scrape_config
+from shared_support.metric_table import rows_of, tables
 from stage import RELEASE, SYSTEM_NAMESPACE, localkube
 
 SCRAPE_SECONDS = 5
 """Interval in seconds of scrapes and of the evaluation of rules."""
 RATE_INTERVAL = "30s"
 """Value of Grafana's $__rate_interval."""
+
+OF_PROMETHEUS = {
+    *("up", "ALERTS", "ALERTS_FOR_STATE", "scrape_duration_seconds", "scrape_samples_scraped"),
+    *("scrape_samples_post_metric_relabeling", "scrape_series_added"),
+}
+"""Series that Prometheus itself adds."""
+
+SILENT = ROOT / "e2e" / "silent.yaml"
 
 Labels = Mapping[str, str]
 
@@ -31,10 +42,32 @@ class Prometheus:
     """A Prometheus that scrapes the local cluster."""
 
     url: str
+    started: float
+    """Time of its start, in seconds since 1970."""
+
+    def has_answered(self, query: str, since: float | None = None) -> bool:
+        """Return whether the query has returned a number since this time, or since the start."""
+        found = self.range(query, self.started if since is None else since, time.time())
+        return any(value != "NaN" for series in found for _, value in series["values"])
+
+    def range(self, query: str, began: float, ended: float) -> list[Any]:
+        """Return the series of the query during this time, in seconds since 1970.
+
+        Each has its labels (`metric`), and its `values` as pairs of a time and a text.
+        """
+        asked = {"query": query, "start": began, "end": ended, "step": SCRAPE_SECONDS}
+        found: list[Any] = self.ask("query_range", **asked)["result"]
+        return found
 
     def answers(self, query: str) -> list[Labels]:
         """Return the labels of the series that the query returns now."""
         return [each["metric"] for each in self.ask("query", query=query)["result"]]
+
+    def series(self) -> list[Labels]:
+        """Return the labels of all series since the start; `__name__` is the name of the metric."""
+        asked = {"match[]": '{__name__!=""}', "start": self.started}
+        found: list[Labels] = self.ask("series", **asked)
+        return found
 
     def ask(self, path: str, **parameters: object) -> Any:
         """Return the data of an answer of the HTTP API.
@@ -77,8 +110,9 @@ def start_prometheus(cluster: str, folder: Path) -> Prometheus:
     }
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": _groups()}))
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    started = time.time()
     options = ("--config", str(folder / "prometheus.yaml"), "--name", cluster)
-    return Prometheus(localkube("prometheus", "start", *options, capture=True).strip())
+    return Prometheus(localkube("prometheus", "start", *options, capture=True).strip(), started)
 
 
 def stop_prometheus(cluster: str) -> None:
@@ -115,3 +149,35 @@ def _queries_of_panels() -> Iterator[tuple[str, str]]:
                     f"{file.stem}: {panel['title']}{legend}",
                     dashboards.with_variables(query, SYSTEM_NAMESPACE, RATE_INTERVAL),
                 )
+
+
+def silent(what: str) -> dict[str, list[str]]:
+    """Return the names of the `queries` or the `metrics` without data while one service on CPUs is
+    healthy, by the state or the fault that gives them data.
+    """
+    found: dict[str, dict[str, list[str]]] = yaml.safe_load(SILENT.read_text())
+    return found[what]
+
+
+def differences_from_documents(series: list[Labels]) -> list[str]:
+    """Return the differences between the names of scraped series and docs/metrics.md."""
+    recorded = {
+        rule["record"] for group in _groups() for rule in group["rules"] if "record" in rule
+    }
+    names = {it["__name__"] for it in series} - recorded - OF_PROMETHEUS
+    names = {it for it in names if not it.endswith("_created")}
+    rows = [row for table in tables().values() for row in table]
+    known = {name for names in silent("metrics").values() for name in names}
+    return [
+        *(f"{name} is scraped and not in docs/metrics.md" for name in names if not rows_of(name)),
+        *(
+            f"{row.name} is in docs/metrics.md and not scraped"
+            for row in rows
+            if row.name not in known
+            if not any(row.matches(name) or name in row.series for name in names)
+        ),
+        *(
+            f"{name} is in e2e/silent.yaml and not in docs/metrics.md"
+            for name in known - {row.name for row in rows}
+        ),
+    ]

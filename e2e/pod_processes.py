@@ -5,10 +5,11 @@ from typing import Final
 
 from e2e_support import Object
 
+OPERATOR: Final = "llmservice-operator"
 SERVER: Final = "llmservice-server"
 PICKER: Final = "picker"
 ENVOY: Final = "envoy"
-"""Words by which the processes of a model server and of a router pod are found."""
+"""Words by which the processes of an operator, a model server and a router pod are found."""
 
 
 def process_of(pod: Object, word: str) -> int:

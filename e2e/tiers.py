@@ -134,9 +134,12 @@ TIERS = (
         ("e2e/tests",),
         cluster=(),
         # Tests that use the whole machine for a long time have their own commands:
-        # make test-autoscaling, make test-faults PART=rollouts and make test-routing.
-        leaves_out=("e2e/tests/load", "e2e/tests/failed_rollouts", "e2e/tests/routing"),
-        prepare=(("localkube", "models"),),
+        # make test-autoscaling, test-faults PART=rollouts, test-monitoring and test-routing.
+        leaves_out=(
+            *("e2e/tests/load", "e2e/tests/failed_rollouts", "e2e/tests/monitoring"),
+            "e2e/tests/routing",
+        ),
+        prepare=(("localkube", "models"), ("localkube", "prometheus", "build")),
         exports=(("LLMSERVICE_E2E_IMAGES", ("localkube", "images", "build", "all", "--json")),),
     ),
 )

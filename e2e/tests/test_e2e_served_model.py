@@ -1,15 +1,26 @@
 """Tests one CPU service from apply to delete: answers, repair of children, no writes once
-converged.
+converged, and what a Prometheus learns about all this.
 """
 
 import json
+import os
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from chart_support import scraped_labels
 from e2e_support import PATIENCE, Cluster, Object, ask, pod_states, read, wait_ready
+from monitoring import (
+    Prometheus,
+    differences_from_documents,
+    queries,
+    silent,
+    start_prometheus,
+    stop_prometheus,
+)
 from pod_processes import PICKER, process_of
 from routed import Routed
 from shared_support.waiting import eventually
@@ -27,6 +38,17 @@ PROMPTS = [
 TOKENS = 32
 SMALL_GAP = 1e-3
 """If the two best log-probabilities differ by less than this, rounding may select either token."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus | None]:
+    """Prometheus that scrapes the local cluster during the tests of this file; None elsewhere."""
+    name = os.environ.get("LOCALKUBE_NAME")
+    if name is None:
+        yield None
+        return
+    yield start_prometheus(name, tmp_path_factory.mktemp("prometheus"))
+    stop_prometheus(name)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +256,8 @@ def test_a_spec_change_rolls_the_pods_once(
     cluster: Cluster, namespace: str, served: Object
 ) -> None:
     old = {rs["metadata"]["name"] for rs in cluster.list("replicasets", namespace)}
-    patch = json.dumps({"spec": {"engine": {"maxModelLen": 1024}}})
+    slo = {"ttftMilliseconds": 60_000, "itlMilliseconds": 10_000}
+    patch = json.dumps({"spec": {"engine": {"maxModelLen": 1024}, "slo": slo}})
     cluster.kubectl("patch", "llm", NAME, "-n", namespace, "--type=merge", "-p", patch)
 
     wait_ready(cluster, NAME, namespace)
@@ -297,6 +320,41 @@ def test_the_plugin_of_kubectl_shows_asks_and_measures_the_service(
     assert measured["requests"] >= 2
     assert measured["ttft"]["p50"] > 0
     assert measured["itl"]["p50"] > 0
+
+
+@pytest.mark.local
+def test_every_query_of_the_chart_returns_data_or_waits_for_a_known_fault(
+    cluster: Cluster, namespace: str, served: Object, prometheus: Prometheus
+) -> None:
+    url = cluster.address_of(NAME, namespace)
+    found = queries()
+    known = {name for names in silent("queries").values() for name in names}
+    assert known - found.keys() == set()
+
+    def no_other_is_quiet() -> bool:
+        # The metrics server needs some requests before it knows the load.
+        for _ in range(3):
+            ask(f"{url}/generate", {"prompt": "Once", "max_tokens": 2})
+        awaited = sorted(found.keys() - known)
+        quiet = [name for name in awaited if not prometheus.has_answered(found[name])]
+        assert quiet == []
+        return True
+
+    eventually(no_other_is_quiet, within=PATIENCE, every=5)
+
+
+@pytest.mark.local
+def test_scraped_and_documented_metrics_are_the_same(
+    served: Object, prometheus: Prometheus
+) -> None:
+    assert differences_from_documents(prometheus.series()) == []
+
+
+@pytest.mark.local
+def test_the_tests_of_the_alerts_use_the_labels_of_the_scrape(
+    served: Object, prometheus: Prometheus, update_golden: bool
+) -> None:
+    assert scraped_labels.unknown(prometheus.series(), record=update_golden) == []
 
 
 def test_deleting_the_llmservice_removes_everything(

@@ -1,8 +1,11 @@
-"""Tests that `helm uninstall` removes the operator, and that its LLMServices keep running."""
+"""Tests that `helm uninstall` removes the operator and keeps its LLMServices running, and that
+`helm test` finds an installed operator ready.
+"""
 
 from e2e_support import PATIENCE, Cluster, ask, pod_states, wait_ready
 from shared_support.waiting import eventually
 from stage import (
+    RELEASE,
     SYSTEM_NAMESPACE,
     TINY_MODEL,
     Images,
@@ -38,3 +41,9 @@ def test_uninstalling_leaves_served_pods_and_the_crd_in_place(
     install_chart(cluster, images, hub)
     wait_ready(cluster, name, namespace)
     assert pod_states(cluster.list("pods", namespace)) == before
+
+
+def test_helm_test_finds_all_components_ready(cluster: Cluster) -> None:
+    said = cluster.run("helm", "test", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--logs")
+
+    assert "Phase:          Succeeded" in said

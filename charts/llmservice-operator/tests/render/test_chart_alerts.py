@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from chart_support.helm import CHART, REPOSITORY, find, render
+from chart_support.helm import REPOSITORY, find, render
 from chart_support.promtool import promtool
 from chart_support.queries import rules, unknown_labels, unknown_metrics
+from chart_support.scraped_labels import NEVER_SCRAPED, cases, completed, names_in_cases, recorded
 from shared_support.metric_table import names_in
 
-CASES: dict[str, Any] = yaml.safe_load((CHART / "tests" / "alerts.yaml").read_text())
+CASES = cases()
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 
 
@@ -54,7 +55,9 @@ def write_test(folder: Path, name: str, case: Any) -> str:
     ]
     test = {
         "interval": interval,
-        "input_series": [{"series": key, "values": it} for key, it in case["series"].items()],
+        "input_series": [
+            {"series": completed(key), "values": it} for key, it in case["series"].items()
+        ],
         "alert_rule_test": [
             {"eval_time": time, "alertname": name, "exp_alerts": those} for time, those in expected
         ],
@@ -77,6 +80,16 @@ def test_each_alert_fires_and_ends(tmp_path: Path) -> None:
 def test_the_values_of_a_series_are_quoted_where_yaml_reads_a_number(name: str) -> None:
     # YAML reads 0x30, which is 31 zeros for promtool, as 48.
     assert [it for it in CASES[name]["series"].values() if not isinstance(it, str)] == []
+
+
+def test_the_series_of_the_tests_have_the_labels_of_a_real_scrape() -> None:
+    assert recorded().keys() | NEVER_SCRAPED == names_in_cases()
+    assert completed('llm_phase_age_seconds{namespace="ml",llmservice="chat",pod="a"}') == (
+        'llm_phase_age_seconds{container="x",endpoint="x",instance="x",job="x",llmservice="chat",'
+        'namespace="ml",pod="a"}'
+    )
+    with pytest.raises(AssertionError, match="has labels that no scraped series has"):
+        completed('llm_phase_age_seconds{namespace="ml",name="chat"}')
 
 
 def test_the_rules_are_valid(tmp_path: Path) -> None:
