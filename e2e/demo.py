@@ -138,7 +138,7 @@ def print_next_commands(prefix: Sequence[str]) -> None:
     enter = "".join(f"{word} " for word in prefix)
     print("\nNext:")
     print(f"  {enter}kubectl get llm -o wide")
-    plugin = f"{enter}exec -- .venv/bin/kubectl-llm" if prefix else "kubectl llm"
+    plugin = f"{enter}exec -- .venv/bin/kubectl-llm" if prefix else ".venv/bin/kubectl-llm"
     print(f"  {plugin} chat {NAME}")
     print(f"  {plugin} top {NAME}")
     print(f"  {enter}kubectl describe llm {NAME}")
