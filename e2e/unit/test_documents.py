@@ -1,5 +1,5 @@
-"""Tests that documents and YAML files have short lines, for readable diffs, and that the links of
-documents work.
+"""Tests that documents and YAML files have short lines, for readable diffs, that the links of
+documents work, and that each decision has a number of its own.
 """
 
 import re
@@ -97,3 +97,11 @@ def test_a_line_is_too_long_unless_it_is_a_table_row_or_one_long_word() -> None:
     assert not is_too_long("| " + words + "|")
     assert not is_too_long("See https://example.com/" + "a" * 120)
     assert is_too_long(words + "https://example.com/" + "a" * 120)
+
+
+def test_the_decisions_are_numbered_one_by_one_in_their_names_and_headings() -> None:
+    paths = sorted((ROOT / "docs/decisions").glob("0*.md"))
+    numbers = list(range(1, len(paths) + 1))
+
+    assert [int(path.name.partition("-")[0]) for path in paths] == numbers
+    assert [int(path.read_text().partition(".")[0].lstrip("# ")) for path in paths] == numbers

@@ -45,6 +45,7 @@ ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
     "set resources.requests.cpu instead": ("requestCPU",),
     "set resources.requests.memory instead": ("requestMemory",),
     "set rolloutStrategy instead": ("strategy",),
+    "set router.enabled instead": ("loadBalancing", "routerSpec"),
     "set service instead": ("ports",),
     "set slo instead, from which the operator derives the load of a replica": (
         "scaleMetric",
@@ -71,7 +72,6 @@ ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
     "remove it, because the model's files name its task": ("features",),
     "remove it, because the operator finds its pods by labels of its own": ("selector",),
     "remove it, because the operator sizes /dev/shm itself": ("shmSize",),
-    "remove it, because the Service object spreads the requests": ("loadBalancing", "routerSpec"),
 }
 """Each piece of advice, with the field names that it is about. The names are those of other
 projects and of Kubernetes."""
