@@ -80,11 +80,12 @@ class Tokens:
         known = self._known.get(digest)
         if known is not None:
             self._known.move_to_end(digest)
-            is_accepted = known.account is not None and now < known.checked_at + KEPT_SECONDS
-            if is_accepted and now >= known.renew_at:
-                known.renew_at = now + REFUSED_SECONDS
-                self._check(digest, token)
-            if is_accepted or now < known.renew_at:
+            if known.account is None and now < known.renew_at:
+                return None
+            if known.account is not None and now < known.checked_at + KEPT_SECONDS:
+                if now >= known.renew_at:
+                    known.renew_at = now + REFUSED_SECONDS
+                    self._check(digest, token)
                 return known.account
         check = self._checks.get(digest)
         if check is None:
