@@ -49,8 +49,9 @@ class LoadReportClient:
         """`url` is the metrics server's address without a path, or None if there is no metrics
         server. `headers` returns the headers of a request, with the token of this process.
 
-        `on_news` is called for every service whose report arrives after a pass has found none. Its
-        argument is the namespace and name of the service.
+        `on_news` is called for every service whose report arrives after a pass has found none, and
+        for every service that has no report any more. Its argument is the namespace and name of the
+        service.
         """
         self.polled = asyncio.Event()
         """Set once the first poll has ended, even if it failed. Without a metrics server, it is set
@@ -107,17 +108,25 @@ class LoadReportClient:
             level = logging.WARNING if self._is_answering else logging.DEBUG
             logger.log(level, "no load reports from %s: %s", url, str(error) or "no answer in time")
             self._is_answering = False
+            if self._monotonic() - self._answered_at > KEPT_SECONDS:
+                self._replace({})
         else:
             if not self._is_answering:
                 logger.info("%s answers again", url)
             self._is_answering = True
-            self._answer, self._parsed = answer, {}
+            self._replace(answer)
             self._answered_at = self._monotonic()
             missed, self._missed = self._missed, set()
             for namespace, name in missed:
                 if f"{namespace}/{name}" in answer:
                     self._on_news((namespace, name))
         self.polled.set()
+
+    def _replace(self, answer: Mapping[str, Any]) -> None:
+        before, self._answer, self._parsed = self._answer, answer, {}
+        for key in before.keys() - answer.keys():
+            namespace, _, name = key.partition("/")
+            self._on_news((namespace, name))
 
     async def _ask(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
         """Return the reports in the response.

@@ -71,8 +71,9 @@ becomes free."""
 LOOK_AT_START_SECONDS = 10.0
 """Delay in seconds while a model is downloaded or loaded, because no event of the cluster reports
 the progress."""
-LOOK_AT_IDLE_SECONDS = 180.0
-"""Delay in seconds while a service is idle. Its next request starts a pass at once."""
+LOOK_AT_IDLE_SECONDS = 3600.0
+"""Delay in seconds while a service is idle. Its next request starts a pass at once, and so does an
+outage of the metrics server."""
 STARTING = (Reason.LOADING_MODEL, Reason.DOWNLOADING_MODEL)
 """Reasons of a replica whose model server is still starting."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
@@ -286,7 +287,7 @@ class Reconciler:
             outcome.look_again_seconds,
             written.look_again_seconds,
             LOOK_AT_START_SECONDS if is_starting else None,
-            _look_at_load_seconds(plan) if is_watched else None,
+            _look_at_load_seconds(plan, report) if is_watched else None,
             plan.floor.look_again_seconds(self._now()),
             RENEWAL.total_seconds() if len(operators) > 1 else None,
             None if failure is None else _retry_seconds(outcome.refusals),
@@ -398,9 +399,14 @@ def _raise_to_retry(outcome: Outcome) -> None:
             ) from refusal.error
 
 
-def _look_at_load_seconds(plan: ProviderPlan) -> float:
-    """Return the seconds after which the load is looked at again."""
-    return LOOK_AT_IDLE_SECONDS if plan.idle_replicas == 0 else scaler.REQUEUE_SECONDS
+def _look_at_load_seconds(plan: ProviderPlan, report: LoadReport | None) -> float:
+    """Return the seconds after which the load is looked at again.
+
+    The report of a service that has just lost its replicas may still be about them.
+    """
+    is_current = report is None or report.demand_percent is None
+    rests = plan.idle_replicas == 0 and is_current
+    return LOOK_AT_IDLE_SECONDS if rests else scaler.REQUEUE_SECONDS
 
 
 def _retry_seconds(refusals: Iterable[Refusal]) -> float:

@@ -156,6 +156,26 @@ async def test_a_service_without_a_report_is_reconciled_as_soon_as_it_has_one() 
         assert polled.news == [("ml", "qwen")]
 
 
+async def test_a_service_that_has_no_report_any_more_is_reconciled_once() -> None:
+    known = {"qwen": TEXT, "llama": TEXT}
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(text=reports(**known), status=200 if known else 503)
+
+    async with polling(answer) as polled:
+        await polled.poll()
+        del known["llama"]
+        await polled.poll()
+        assert polled.news == [("ml", "llama")]
+        known.clear()
+        await polled.poll()
+        assert polled.news == [("ml", "llama")], "the last report is still in use"
+        polled.seconds += KEPT_SECONDS + 1
+        await polled.poll()
+        await polled.poll()
+        assert polled.news == [("ml", "llama"), ("ml", "qwen")]
+
+
 async def test_a_poll_of_a_metrics_server_that_sends_byte_after_byte_times_out() -> None:
     sent = asyncio.Event()
 

@@ -93,8 +93,11 @@ async def test_a_service_without_replicas_is_not_assessed_until_it_has_one(world
     await world.run(2 * TICK, 0, fleet)
     resting = fleet.reports[KEY]
     await world.run(3600, 0, fleet)
-    at = world.pods.now
-    assert fleet.reports[KEY] == resting.model_copy(update={"at": at, "idle_seconds": None})
+    report = fleet.reports[KEY]
+    assert report == resting.model_copy(update={"at": report.at, "idle_seconds": None})
+    assert not report.is_stale(world.pods.now)
+    await world.run(TICK, 0, fleet)
+    assert fleet.reports[KEY] is report, "a report that says the same is not built again"
 
     world.pods.add("b")
     await world.run(400, 8, fleet)  # longer than a scale-down window

@@ -16,7 +16,7 @@ from llmservice_operator.api.accelerator_class import AcceleratorClass
 from llmservice_operator.api.autoscaling import ScalingForecast, ScalingMetric
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
-from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
+from llmservice_operator.api.load_report import STALE_SECONDS, ExternalMetrics, LoadReport
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.cluster import Key
 from llmservice_operator.desired.accelerator_class import with_class
@@ -51,6 +51,8 @@ async def _no_routers() -> Mapping[Key, tuple[RouterPod, ...]]:
     return {}
 
 
+REST_SECONDS = STALE_SECONDS / 2
+"""Age in seconds up to which the report of a service at rest is repeated unchanged."""
 ROUND_SECONDS = 4.0
 """Longest time in seconds in which a round asks the replicas. Rounds begin every 5 seconds."""
 
@@ -186,7 +188,7 @@ class Fleet:
             key = metadata["namespace"], (metadata.get("labels") or {}).get(names.SERVICE_LABEL, "")
             if key in manifests:
                 pods[key].append(pod)
-        replicas = {key: replicas_of(pods[key]) for key in manifests}
+        replicas = {key: replicas_of(pods[key]) if key in pods else [] for key in manifests}
         # All are asked at the same time, because a request that moves from a router to a replica in
         # the meantime would count twice, or not at all.
         answers, routers = await asyncio.gather(self._ask(replicas), self._ask_routers())
@@ -207,8 +209,12 @@ class Fleet:
         for gone in self._services.keys() - manifests.keys():
             del self._services[gone]
         for key, manifest in manifests.items():
+            at_rest = self._repeated_at_rest(key, manifest, replicas[key], at, external_metrics)
+            if at_rest is not None:
+                own[key] = at_rest
+                continue
             try:
-                own[key] = self._repeated_at_rest(key, manifest, replicas[key], at) or self._assess(
+                own[key] = self._assess(
                     key,
                     manifest,
                     replicas[key],
@@ -275,7 +281,12 @@ class Fleet:
         return found
 
     def _repeated_at_rest(
-        self, key: Key, manifest: Manifest, replicas: list[Replica], at: float
+        self,
+        key: Key,
+        manifest: Manifest,
+        replicas: list[Replica],
+        at: float,
+        external_metrics: ExternalMetrics,
     ) -> LoadReport | None:
         """Return the last report of a service that had no replicas then and has none now.
 
@@ -291,8 +302,11 @@ class Fleet:
         )
         if not is_same or last.replicas or last.demand_percent is not None:
             return None
+        is_current = last.idle_seconds is None and last.external_metrics == external_metrics
+        if is_current and at - last.at < REST_SECONDS:
+            return last
         return last.model_copy(
-            update={"at": at, "idle_seconds": None, "external_metrics": self._external_metrics()}
+            update={"at": at, "idle_seconds": None, "external_metrics": external_metrics}
         )
 
     def _assess(
