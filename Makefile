@@ -205,8 +205,8 @@ faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
 ROUTING_PARTS := kills rollouts scale zero
-.PHONY: test-routing routing-gateway routing-limits $(ROUTING_PARTS:%=routing-%)
-test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway routing-limits)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, also to zero, kill the pickers of a Gateway, and exceed the limits of API keys (PART=kills, rollouts, scale, zero, gateway, limits)
+.PHONY: test-routing routing-gateway routing-limits routing-zero-services $(ROUTING_PARTS:%=routing-%)
+test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway routing-limits routing-zero-services)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, also to zero, kill the pickers of a Gateway, and exceed the limits of API keys (PART=kills, rollouts, scale, zero, zero-services, gateway, limits)
 routing-gateway $(ROUTING_PARTS:%=routing-%): export LLMSERVICE_TEST_ROUNDS ?= 20
 $(ROUTING_PARTS:%=routing-%): routing-%: setup
 	$(call on_full_cluster,test-routing,pytest -s --timeout=0 e2e/tests/routing -k routing_$*)
@@ -216,6 +216,12 @@ routing-gateway: setup
 	@$(RUN) localkube up --api-only --name test-routing
 	@failed=0; $(RUN) localkube exec --name test-routing -- pytest -s --timeout=0 \
 	operator/tests/router operator/tests/api/test_api_gateway.py -k gateway || failed=1; \
+	$(RUN) localkube down --name test-routing; exit $$failed
+routing-zero-services: setup
+	@$(RUN) localkube setup
+	@$(RUN) localkube down --name test-routing
+	@$(RUN) localkube up --api-only --name test-routing
+	@failed=0; $(RUN) localkube exec --name test-routing -- pytest -s --timeout=0 operator/tests/zero_figures || failed=1; \
 	$(RUN) localkube down --name test-routing; exit $$failed
 routing-limits: setup
 	@$(RUN) pytest -s --timeout=0 operator/tests/router_figures
