@@ -22,6 +22,9 @@ TIMEOUT_SECONDS: Final = 3.0
 """Longest time in seconds that the connection and the transfer of an answer take."""
 AGAIN_SECONDS: Final = 0.5
 """Time in seconds between two questions while services must be woken."""
+TOLD_AGAIN_SECONDS: Final = 5.0
+"""Time in seconds after which `on_wake` is called again for the same service. The pass after the
+first call usually starts a replica, and the metrics server learns of it later."""
 AWAY_SECONDS: Final = 1.0
 """Time in seconds between two questions while the metrics server does not answer."""
 KEPT_SECONDS: Final = 10.0
@@ -46,14 +49,16 @@ class WakeClient:
         """`url` is the metrics server's address without a path, or None if there is no metrics
         server. `headers` returns the headers of a request, with the token of this process.
 
-        `on_wake` is called with the namespace and name of each service that must be woken, and
-        again while it must be woken.
+        `on_wake` is called with the namespace and name of each service that must be woken at once,
+        and again every TOLD_AGAIN_SECONDS while it must be woken.
         """
         self._url = url and f"{url.rstrip('/')}{names.WAKES_PATH}"
         self._on_wake = on_wake
         self._monotonic = monotonic
         self._headers = headers
         self._wakes: Mapping[str, Wake] = {}
+        self._told_at: dict[str, float] = {}
+        """Times of the last calls of `on_wake`."""
         self._answered_at = 0.0
         self._is_answering = True
 
@@ -88,12 +93,18 @@ class WakeClient:
             return AWAY_SECONDS
         self._is_answering = True
         self._wakes, self._answered_at = found, self._monotonic()
-        for each in found:
-            namespace, _, name = each.partition("/")
-            self._on_wake((namespace, name))
+        self._tell(found)
         # A metrics server that is about to end answers at once.
         is_early = self._monotonic() - began < AGAIN_SECONDS
         return AGAIN_SECONDS if found or is_early else 0.0
+
+    def _tell(self, found: Mapping[str, Wake]) -> None:
+        now = self._answered_at
+        recent = {key: at for key, at in self._told_at.items() if now - at < TOLD_AGAIN_SECONDS}
+        self._told_at = {**dict.fromkeys(found, now), **recent}
+        for key in found.keys() - recent.keys():
+            namespace, _, name = key.partition("/")
+            self._on_wake((namespace, name))
 
     async def _read(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Wake]:
         """Raises ClientError or TimeoutError if the request fails, ValueError for an answer that

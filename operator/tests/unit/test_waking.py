@@ -16,7 +16,7 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import Key
-from llmservice_operator.idle_client import KEPT_SECONDS, WakeClient
+from llmservice_operator.idle_client import KEPT_SECONDS, TOLD_AGAIN_SECONDS, WakeClient
 from llmservice_operator.metrics_server import waking as module
 from llmservice_operator.metrics_server.rest import (
     ROOM_SECONDS,
@@ -282,6 +282,28 @@ async def test_any_other_answer_wakes_nothing(status: int, text: str) -> None:
         assert await client.ask(session, str(server.make_url(names.WAKES_PATH))) > 0
     assert woken == []
     await client.run()  # without a metrics server, nothing is asked
+
+
+async def test_the_operator_hears_of_a_service_again_only_after_the_time_of_a_pass() -> None:
+    found = {"team/qwen": {"heldRequests": 1, "heldPercent": 1.0}}
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(found)
+
+    app = web.Application()
+    app.router.add_get(names.WAKES_PATH, answer)
+    seconds, woken = 1000.0, list[Key]()
+    client = WakeClient(None, woken.append, monotonic=lambda: seconds)
+    async with TestServer(app) as server, ClientSession() as session:
+        url = str(server.make_url(names.WAKES_PATH))
+        await client.ask(session, url)
+        found["team/llama"] = found["team/qwen"]
+        await client.ask(session, url)
+        assert woken == [QWEN, LLAMA]
+        seconds += TOLD_AGAIN_SECONDS
+        del found["team/llama"]
+        await client.ask(session, url)
+        assert woken == [QWEN, LLAMA, QWEN]
 
 
 async def test_the_last_answer_is_used_for_a_short_time() -> None:

@@ -23,7 +23,7 @@ from llmservice_operator.scaling.idleness import held_percent
 
 logger = logging.getLogger(__name__)
 
-WATCH_SECONDS: Final = 300.0
+WATCH_SECONDS: Final = 600.0
 """Longest time in seconds for which a question waits in a router pod."""
 AGAIN_SECONDS: Final = 1.0
 """Time in seconds between two questions to a router pod that holds requests."""
