@@ -23,6 +23,7 @@ import pytest
 
 from llmservice_operator.cluster import Key
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.metrics_server.waking import WATCH_SECONDS
 from llmservice_operator.names import ROUTER_LABEL, SERVICE_LABEL
 from operator_support.idle_routers import IdleRouters, address_of
 from operator_support.metrics import MetricsServerProcess
@@ -40,8 +41,9 @@ SERVICES = int(os.environ.get("LLMSERVICE_TEST_SERVICES", "1000"))
 WOKEN = min(100, SERVICES)
 ROUTERS_PER_SERVICE = 2
 CONNECTIONS = 4
-CALM_SECONDS = 60.0
-"""Duration of the measurement of the CPU time, in seconds."""
+CALM_SECONDS = WATCH_SECONDS
+"""Duration of the measurement of the CPU time, in seconds. Each question is repeated once in this
+time."""
 MOST_PERCENT = 1.0
 """Largest share of a core that a process needs on average while nothing happens, in percent."""
 WOKEN_WITHIN_SECONDS = 10.0
