@@ -155,6 +155,9 @@ define on_full_cluster
 $(RUN) localkube down --name $(1); exit $$failed; }
 endef
 
+# Folders with modules that the programs of e2e import
+E2E_PATH := testing:charts/llmservice-operator/tests
+
 .PHONY: test-autoscaling
 test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 minutes, uses the whole machine)
 	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
@@ -163,6 +166,17 @@ test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 mi
 test-monitoring: setup  ## Cause faults on a full cluster, and see in a real Prometheus that alerts and panels show them (15 minutes)
 	@$(RUN) localkube prometheus build
 	$(call on_full_cluster,$@,pytest -s --timeout=0 e2e/tests/monitoring)
+
+.PHONY: pictures
+pictures: setup  ## Draw the pictures of docs/monitoring.md from the answers of a real Prometheus under load (15 minutes)
+	@$(RUN) localkube prometheus build
+	$(call on_full_cluster,$@,env PYTHONPATH=$(E2E_PATH) python e2e/pictures.py)
+
+.PHONY: drill
+drill: setup  ## Cause a fault on a full cluster and print the alerts, to find the cause by the runbooks (FAULT=full-node; default: at random)
+	@PYTHONPATH=$(E2E_PATH) $(RUN) python e2e/drill.py --check $(FAULT)
+	@$(RUN) localkube prometheus build
+	$(call on_full_cluster,$@,env PYTHONPATH=$(E2E_PATH) python e2e/drill.py $(FAULT))
 
 .PHONY: test-serving-long
 test-serving-long: $(addprefix long-,$(or $(PART),hostile bodies rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, hurtful bodies, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (80 minutes; PART=hostile runs one part)

@@ -26,6 +26,9 @@ SCRAPE_SECONDS = 5
 RATE_INTERVAL = "30s"
 """Value of Grafana's $__rate_interval."""
 
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600}
+"""Units of the times in the rules."""
+
 OF_PROMETHEUS = {
     *("up", "ALERTS", "ALERTS_FOR_STATE", "scrape_duration_seconds", "scrape_samples_scraped"),
     *("scrape_samples_post_metric_relabeling", "scrape_series_added"),
@@ -63,6 +66,11 @@ class Prometheus:
         """Return the labels of the series that the query returns now."""
         return [each["metric"] for each in self.ask("query", query=query)["result"]]
 
+    def alerts(self) -> list[Any]:
+        """Return the alerts that fire now, with their labels and texts."""
+        found: list[Any] = self.ask("alerts")["alerts"]
+        return [each for each in found if each["state"] == "firing"]
+
     def series(self) -> list[Labels]:
         """Return the labels of all series since the start; `__name__` is the name of the metric."""
         asked = {"match[]": '{__name__!=""}', "start": self.started}
@@ -93,14 +101,28 @@ def _objects() -> list[Any]:
     return render(values, release=RELEASE, namespace=SYSTEM_NAMESPACE)
 
 
-def _groups() -> list[Any]:
+def _groups(sooner: int = 1) -> list[Any]:
     """Return the groups of rules. Prometheus evaluates them all in its own interval."""
     (rule,) = (it for it in _objects() if it["kind"] == "PrometheusRule")
-    return [{"name": it["name"], "rules": it["rules"]} for it in rule["spec"]["groups"]]
+    return [
+        {"name": it["name"], "rules": [_with_wait(each, sooner) for each in it["rules"]]}
+        for it in rule["spec"]["groups"]
+    ]
 
 
-def start_prometheus(cluster: str, folder: Path) -> Prometheus:
-    """Start Prometheus in this local cluster, with its configuration in the folder."""
+def _with_wait(rule: Mapping[str, Any], sooner: int) -> Mapping[str, Any]:
+    """Return the rule, whose state must last for a part of its time before it fires."""
+    if "for" not in rule:
+        return rule
+    amount, unit = int(rule["for"][:-1]), rule["for"][-1]
+    return {**rule, "for": f"{amount * UNIT_SECONDS[unit] // sooner}s"}
+
+
+def start_prometheus(cluster: str, folder: Path, sooner: int = 1) -> Prometheus:
+    """Start Prometheus in this local cluster, with its configuration in the folder.
+
+    Alerts fire `sooner` times as early as in the chart.
+    """
     kubeconfig = Path(os.environ["KUBECONFIG"])
     monitors = [it for it in _objects() if it["kind"] == "PodMonitor"]
     config = {
@@ -108,7 +130,7 @@ def start_prometheus(cluster: str, folder: Path) -> Prometheus:
         "rule_files": ["rules.yaml"],
         "scrape_configs": [scrape_config(it, kubeconfig) for it in monitors],
     }
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": _groups()}))
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": _groups(sooner)}))
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     started = time.time()
     options = ("--config", str(folder / "prometheus.yaml"), "--name", cluster)

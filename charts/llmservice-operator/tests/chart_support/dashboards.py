@@ -24,14 +24,20 @@ def queries(file: Path) -> Iterator[str]:
             yield target["expr"]
 
 
-def with_variables(query: str, release: str, rate_interval: str) -> str:
-    """Return a query of a dashboard as Grafana sends it: of all services, and of the release in
-    this namespace.
+def with_variables(
+    query: str,
+    release: str,
+    rate_interval: str,
+    namespace: str = ".*",
+    llmservice: str = ".*",
+) -> str:
+    """Return a query of a dashboard as Grafana sends it: of these services, by default of all, and
+    of the release in this namespace.
     """
     for variable, value in (
         ("$__rate_interval", rate_interval),
-        ("$namespace", ".*"),
-        ("$llmservice", ".*"),
+        ("$namespace", namespace),
+        ("$llmservice", llmservice),
         ("$release", release),
     ):
         query = query.replace(variable, value)
