@@ -54,18 +54,22 @@ class Withdrawal:
         """UID of the APIService, and the time since when it has had no server."""
 
     async def run(self) -> None:
-        """Check the APIService again and again, until the right to do so is missing."""
+        """Check the APIService again and again."""
+        is_allowed = True
         while True:
             try:
                 await self.check()
+                is_allowed = True
             except Forbidden as error:
-                logger.warning(
-                    "the operator does not withdraw the APIService %s while no metrics server is"
-                    " ready, because it lacks a right: %s",
-                    API_SERVICE,
-                    error,
-                )
-                return
+                self._without_server = None
+                if is_allowed:
+                    logger.warning(
+                        "the operator does not withdraw the APIService %s while no metrics server"
+                        " is ready, because it lacks a right: %s",
+                        API_SERVICE,
+                        error,
+                    )
+                is_allowed = False
             except ClusterError as error:
                 # Nobody knows whether a server was ready meanwhile.
                 self._without_server = None

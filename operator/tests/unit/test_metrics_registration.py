@@ -31,6 +31,7 @@ class World:
         self.live = live
         self.read_error: ClusterError | None = None
         self.write_error: ClusterError | None = None
+        self.is_ready = True
         self.reads = 0
         self.writes: list[str] = []
 
@@ -54,7 +55,9 @@ class World:
     async def registered(self) -> AsyncIterator[Registration]:
         endpoint = Endpoint("llm", "metrics", 443)
         cluster = cast(Cluster, self)
-        found = Registration(cluster, endpoint, "role", lambda: AUTHORITY, utc_now)
+        found = Registration(
+            cluster, endpoint, "role", lambda: AUTHORITY, utc_now, lambda: self.is_ready
+        )
         running = asyncio.create_task(found.run())
         try:
             yield found
@@ -81,6 +84,21 @@ async def test_the_api_service_is_made_once_and_again_after_its_deletion() -> No
         assert world.writes == ["POST"]
         world.live = None
         await eventually_in_loop(lambda: world.writes == ["POST", "POST"])
+
+
+async def test_a_process_that_is_not_ready_registers_nothing_and_keeps_what_exists() -> None:
+    world = World()
+    world.is_ready = False
+    async with world.registered() as found:
+        await world.until_read()
+        assert world.writes == []
+        assert "registers it as soon as it is ready" in found.state.message
+        world.is_ready = True
+        await eventually_in_loop(lambda: found.state.is_served)
+        world.is_ready = False
+        await world.until_read()
+        assert found.state.is_served
+        assert world.writes == ["POST"]
 
 
 async def test_a_foreign_api_service_is_left_alone_until_its_owner_deletes_it() -> None:

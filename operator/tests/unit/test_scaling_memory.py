@@ -132,24 +132,26 @@ def undone_after(*seen: tuple[float, int, float]) -> UndoneScaleDowns:
     return undone
 
 
-def test_each_scale_down_that_a_small_scale_up_undoes_lengthens_the_window_for_an_hour() -> None:
-    once = undone_after((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1))
-    twice = undone_after(
-        *((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1), (400, 5, 4.1), (1500, 4, 3.9), (1600, 4, 4.1))
-    )
+FALL = ((0.0, 5, 3.9), (60.0, 4, 3.9))
 
-    assert scale_down_window(80, False, once) == 8 * 120
-    assert scale_down_window(80, False, twice) == 1800
-    assert scale_down_window(80, False, once.add(3901, 5, 3.9)) == 120
+
+def test_each_scale_down_that_a_small_scale_up_undoes_lengthens_the_window_for_an_hour() -> None:
+    once = (*FALL, (300, 4, 4.1), (310, 5, 4.0))
+    twice = (*once, (1500, 4, 3.9), (1600, 4, 4.1), (1610, 5, 4.1))
+
+    assert scale_down_window(80, False, undone_after(*once)) == 8 * 120
+    assert scale_down_window(80, False, undone_after(*twice)) == 1800
+    assert scale_down_window(80, False, undone_after(*once, (3911, 5, 3.9))) == 120
 
 
 @pytest.mark.parametrize(
     "seen",
     [
-        pytest.param(((0, 4, 3.9), (300, 4, 4.1)), id="no scale-down"),
-        pytest.param(((0, 5, 3.9), (60, 4, 3.9), (961, 4, 4.1)), id="long after"),
-        pytest.param(((0, 5, 3.9), (60, 4, 3.9), (300, 4, 5.1)), id="more than noise"),
-        pytest.param(((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.0)), id="no scale-up"),
+        pytest.param(((0, 4, 3.9), (300, 4, 4.1), (310, 5, 4.1)), id="no scale-down"),
+        pytest.param((*FALL, (961, 4, 4.1), (971, 5, 4.1)), id="long after"),
+        pytest.param((*FALL, (300, 4, 5.1), (310, 6, 5.1)), id="more than noise"),
+        pytest.param((*FALL, (300, 4, 4.1), (305, 4, 3.9)), id="no scale-up"),
+        pytest.param((*FALL, (300, 5, 3.9), (310, 4, 3.9), (320, 5, 3.9)), id="a rollout"),
     ],
 )
 def test_other_changes_of_the_replicas_leave_the_window(
@@ -158,14 +160,8 @@ def test_other_changes_of_the_replicas_leave_the_window(
     assert scale_down_window(80, False, undone_after(*seen)) == 120
 
 
-def test_a_scale_up_undoes_a_scale_down_once_however_often_it_is_seen() -> None:
-    seen = undone_after((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1), (305, 4, 4.1), (310, 4, 4.2))
-
-    assert len(seen.undone_at) == 1
-
-
 def test_an_undone_scale_down_leaves_the_window_of_a_bursty_load() -> None:
-    once = undone_after((0, 5, 3.9), (60, 4, 3.9), (300, 4, 4.1))
+    once = undone_after(*FALL, (300, 4, 4.1), (310, 5, 4.1))
 
     assert scale_down_window(80, True, once) == scale_down_window(80, True)
 

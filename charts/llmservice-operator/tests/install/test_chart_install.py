@@ -172,6 +172,17 @@ def test_the_notes_warn_of_the_effects_of_a_value(
     assert re.search(f"WARNING: .*{warning}", printed)
 
 
+def test_the_notes_of_an_upgrade_that_leaves_an_apiservice_behind_say_how_to_delete_it(
+    release: Release,
+) -> None:
+    release.install({"rbac": {"create": False}}, ADOPT)
+
+    without: Values = {"rbac": {"create": False}, "metricsAPI": {"enabled": False}}
+    printed = release.install(without, "--dry-run=server", verb="upgrade")
+
+    assert "kubectl delete apiservice v1beta1.external.metrics.k8s.io" in printed
+
+
 def templates(release: Release, name: str) -> dict[str, str]:
     """Return the image of every pod template that the service has had, by the template's hash."""
     selector = f"llmservice.dev/name={name}"

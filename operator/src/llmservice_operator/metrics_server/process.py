@@ -120,7 +120,7 @@ class MetricsServer:
                 functools.partial(cache.count, kind),
                 functools.partial(cache.count_unreadable, kind),
             )
-        secure, registration = self._external(cluster)
+        secure, registration = self._external(cluster, health)
         unregistered = NAMESPACES_ONLY if settings.watch_namespaces else SWITCHED_OFF
         fleet = Fleet(
             lambda: cache.of_kind(LLMSERVICES),
@@ -232,7 +232,9 @@ class MetricsServer:
         )
         return reflector
 
-    def _external(self, cluster: Cluster) -> tuple[SecureServer | None, Registration | None]:
+    def _external(
+        self, cluster: Cluster, health: Health
+    ) -> tuple[SecureServer | None, Registration | None]:
         """Return the parts that serve external metrics; None for both if the settings say that it
         serves none.
         """
@@ -249,6 +251,7 @@ class MetricsServer:
             own.owner_role,
             secure.authority,
             lambda: datetime.now(UTC),
+            lambda: not health.why_not_ready(),
         )
         secure.authority_changed = registration.requeue
         return secure, registration

@@ -35,6 +35,11 @@ RETRY_SECONDS = 2.0
 NOT_LOOKED_YET = ExternalMetrics(
     is_served=False, message="The metrics server has not read the APIService yet."
 )
+NOT_READY_YET = ExternalMetrics(
+    is_served=False,
+    message=f"The APIService {API_SERVICE} does not exist, because no metrics server was ready."
+    " A metrics server registers it as soon as it is ready.",
+)
 NAMESPACES_ONLY = ExternalMetrics(
     is_served=False,
     message="The operator serves only some namespaces and registers no API for the whole cluster,"
@@ -116,8 +121,12 @@ class Registration:
         owner_name: str,
         authority: Callable[[], bytes],
         now: Callable[[], datetime],
+        is_ready: Callable[[], bool],
     ) -> None:
         """`owner_name` is the name of the ClusterRole of the release.
+
+        A missing APIService is registered only while `is_ready` returns True. The API server sends
+        no request to a process that is not ready, so the APIService would have no server.
 
         `authority` returns the certificate authority, in PEM, that clients must trust.
         """
@@ -130,6 +139,7 @@ class Registration:
         self._owner_name = owner_name
         self._authority = authority
         self._now = now
+        self._is_ready = is_ready
         self._wake = asyncio.Event()
 
     def requeue(self) -> None:
@@ -176,6 +186,9 @@ class Registration:
             self._say(foreign_owner(live))
             return
         if live is not None and "deletionTimestamp" in live["metadata"]:
+            return
+        if live is None and not self._is_ready():
+            self._say(NOT_READY_YET)
             return
         bundle = merged_bundle(
             live["spec"].get("caBundle", "") if live else "", self._authority(), self._now()

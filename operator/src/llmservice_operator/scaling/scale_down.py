@@ -41,18 +41,24 @@ class UndoneScaleDowns:
     replicas: int = 0
     fell_at: float = -math.inf
     """Time in seconds of the last scale-down that nothing undid."""
+    most_wanted: float = 0.0
+    """Highest number of replicas that the load wanted after that. A rollout also adds replicas, but
+    no load wants them."""
     undone_at: tuple[float, ...] = ()
     """Times in seconds of the scale-ups of the last REMEMBERED_SECONDS, oldest first."""
 
     def add(self, now: float, replicas: int, wanted: float) -> "UndoneScaleDowns":
         """Return the scale-downs after the present and the wanted number of replicas was seen."""
-        fell_at = now if replicas < self.replicas else self.fell_at
         undone_at = tuple(at for at in self.undone_at if at > now - REMEMBERED_SECONDS)
-        if now <= fell_at + UNDONE_SECONDS and wanted > replicas:
-            if wanted <= replicas + max(1.0, SMALL_SHARE * replicas):
+        if replicas < self.replicas:
+            return UndoneScaleDowns(replicas, now, wanted, undone_at)
+        fell_at, most_wanted = self.fell_at, max(self.most_wanted, wanted)
+        if replicas > self.replicas and most_wanted > self.replicas:
+            is_small = replicas <= self.replicas + max(1.0, SMALL_SHARE * self.replicas)
+            if is_small and now <= fell_at + UNDONE_SECONDS:
                 undone_at = (*undone_at, now)
             fell_at = -math.inf
-        return UndoneScaleDowns(replicas, fell_at, undone_at)
+        return UndoneScaleDowns(replicas, fell_at, most_wanted, undone_at)
 
     def lengthened(self, window_seconds: float) -> float:
         """Return the window after the scale-downs that were undone."""
