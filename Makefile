@@ -18,6 +18,11 @@ export LLMSERVICE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice
 # Without stored bytecode, every start of a program compiles all the modules that it imports, which
 # takes half of the CPU time of a short test.
 unexport PYTHONDONTWRITEBYTECODE
+# The images use Debian's Python too. It is compiled with more optimizations than a Python of pyenv,
+# which saves a fifth of the CPU time of the unit tests.
+ifneq ($(wildcard /usr/bin/python3.11),)
+export UV_PYTHON ?= /usr/bin/python3.11
+endif
 
 .PHONY: help
 help:  ## List the commands

@@ -30,6 +30,13 @@ REQUIREMENTS = FOLDER / "cpu.txt"
 PYTHON_VERSION = "3.11"
 """Python version of the locked requirements; the CPU image has the same version."""
 
+DEBIAN_PYTHON = Path(f"/usr/bin/python{PYTHON_VERSION}")
+"""Interpreter of the CPU image. On a machine that has it too, new environments use it.
+
+It is compiled with more optimizations than a Python of pyenv. The imports of vLLM then take a tenth
+less CPU time.
+"""
+
 PINNED = (FOLDER / "vllm-version").read_text().strip()
 """Version of vLLM in every image."""
 
@@ -100,13 +107,19 @@ def build(environment: Path, version: str, base: Path | None) -> None:
     print(f"Installing vLLM {version} for CPU into {environment} (once, {size})", file=sys.stderr)
     if base is None:
         # The scripts of a relocatable environment find their interpreter after the rename.
-        uv("venv", "--quiet", "--relocatable", "--python", PYTHON_VERSION, str(unfinished))
+        make_empty(unfinished)
         locked = ("--require-hashes", "-r", str(REQUIREMENTS))
         install(unfinished, "--compile-bytecode", *locked)
     else:
         lay_over(base, unfinished, ("--require-hashes", "-r", str(OTHERS[version])))
     shutil.rmtree(environment, ignore_errors=True)
     unfinished.rename(environment)
+
+
+def make_empty(environment: Path) -> None:
+    """Create an environment without packages."""
+    python = str(DEBIAN_PYTHON) if DEBIAN_PYTHON.exists() else PYTHON_VERSION
+    uv("venv", "--quiet", "--relocatable", "--python", python, str(environment))
 
 
 def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None:

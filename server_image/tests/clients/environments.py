@@ -73,8 +73,7 @@ def _install_python(lock: Path, environment: Path) -> None:
     if lock == LOAD_LOCK:
         engine_env.extend(engine_env.make(), environment, *hashed)
         return
-    version = engine_env.PYTHON_VERSION
-    engine_env.uv("venv", "--quiet", "--relocatable", "--python", version, str(environment))
+    engine_env.make_empty(environment)
     engine_env.install(environment, *hashed)
 
 
