@@ -16,7 +16,7 @@ from llmservice_operator.kinds import (
     PODS,
     SCALED_OBJECTS,
 )
-from llmservice_operator.metrics_server.rest import why_no_replica_comes
+from llmservice_operator.metrics_server.rest import refusal_of
 from llmservice_operator.names import FIELD_MANAGER, MANAGED_BY_LABEL, SERVICE_LABEL
 from llmservice_operator.reconcile import LOOK_AT_IDLE_SECONDS
 from operator_support.report import a_report
@@ -149,12 +149,11 @@ async def test_an_object_over_a_quota_refuses_no_request_of_a_service_that_can_s
     world.cluster.refusals[NETWORK_POLICIES] = Forbidden(over, 403)
     await world.settle()
     assert world.condition("Ready")["reason"] == "QuotaExceeded"
-    later = NOW + timedelta(hours=1)
-    assert why_no_replica_comes(world.cluster.objects[LLMSERVICES, "llama"], later) is None
+    assert refusal_of(world.cluster.objects[LLMSERVICES, "llama"]) is None
     world.wake = Wake(held_requests=1, held_percent=1.0)
     await world.settle()
     assert world.replicas == 1
-    assert why_no_replica_comes(world.cluster.objects[LLMSERVICES, "llama"], later) is None
+    assert refusal_of(world.cluster.objects[LLMSERVICES, "llama"]) is None
 
 
 async def test_a_start_that_takes_longer_than_a_request_waits_is_told(world: World) -> None:

@@ -1,11 +1,11 @@
 """Tests how a metrics server informs the router pods of the replicas, and reads their reports."""
 
 import asyncio
-import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from llmservice_operator.api.router_messages import (
 )
 from llmservice_operator.cluster import Key
 from llmservice_operator.metrics_server import router_updates as module
+from llmservice_operator.metrics_server.rest import Refusal
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
 from llmservice_operator.scaling.signals import HoldCounters, RouterSnapshot
 from operator_support.processes import free_port
@@ -29,6 +30,7 @@ from operator_support.running import running
 from shared_support.waiting import eventually_in_loop
 
 QWEN, LLAMA = ("team", "qwen"), ("team", "llama")
+SUSPENDED = "the service is suspended"
 PAUSES = (0.01, 0.01, 0.01)
 REPORT = RouterReport(refused_requests=(RefusedRequest(digest="a" * 64, seconds_left=5.0),))
 
@@ -73,9 +75,14 @@ class World:
     """Not set while the routers take their time to answer."""
     changes: int | None = None
     """How often a pod has changed so far. None: at every look."""
+    looks: int = 0
     searches: int = 0
-    gone: dict[Key, str] = field(default_factory=dict)
+    gone: dict[Key, Refusal] = field(default_factory=dict)
     """Services that will have no replica, each with the reason."""
+    reasons_read: list[Key] = field(default_factory=list)
+    """Services whose status was read for such a reason."""
+    resting: set[Key] = field(default_factory=set)
+    time: float = 1_000.0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -85,6 +92,15 @@ class World:
 
     def add_router(self, name: str, address: str, key: Key = QWEN) -> None:
         self.pods[name] = pod(name, address, {names.ROUTER_LABEL: key[1]})
+
+    def count_changes(self) -> int:
+        self.looks += 1
+        return self.looks if self.changes is None else self.changes
+
+    async def look(self, times: int) -> None:
+        """Wait until the router pods have been looked at again, this number of times."""
+        wanted = self.looks + times
+        await eventually_in_loop(lambda: self.looks >= wanted)
 
     def search(self) -> Iterable[Manifest]:
         self.searches += 1
@@ -112,7 +128,11 @@ class World:
         )
 
     def now(self) -> float:
-        return 1_000.0
+        return self.time
+
+    def refusal_of(self, key: Key) -> Refusal | None:
+        self.reasons_read.append(key)
+        return self.gone.get(key)
 
     async def read(self, key: Key, report: RouterReport) -> None:
         self.reports.append((key, report))
@@ -123,20 +143,17 @@ class World:
 
 
 @asynccontextmanager
-async def informing(
-    world: World, rests: Callable[[Key], bool] = lambda _: False
-) -> AsyncIterator[RouterUpdates]:
-    numbers = itertools.count()
+async def informing(world: World) -> AsyncIterator[RouterUpdates]:
     updates = RouterUpdates(
         world.pods_of,
         world.search,
-        lambda: world.changes if world.changes is not None else next(numbers),
+        world.count_changes,
         world.send,
         world.read,
         PAUSES,
         world.now,
-        lambda key: world.gone.get(key),
-        rests,
+        world.refusal_of,
+        lambda key: key in world.resting,
     )
     async with running(updates.run()):
         yield updates
@@ -202,7 +219,8 @@ async def test_of_a_service_that_rests_only_the_routers_are_asked_in_which_no_qu
     world: World,
 ) -> None:
     world.watched = {"10.0.1.1", "10.0.1.3"}
-    async with informing(world, lambda key: key == QWEN) as updates:
+    world.resting = {QWEN}
+    async with informing(world) as updates:
         await eventually_in_loop(lambda: len(world.reports) >= 3)
         assert await held(updates) == {QWEN: {SECOND: 0}, LLAMA: {THIRD: 0}}
         (old,) = (await updates.ask())[QWEN]
@@ -298,11 +316,12 @@ async def test_a_change_is_sent_once_and_only_to_the_routers_of_its_service(worl
 
 async def test_router_pods_are_searched_only_after_a_change_of_a_pod(world: World) -> None:
     world.changes = 0
+    world.gone = {QWEN: Refusal(SUSPENDED, world.time + 1)}
+    del world.pods["qwen-1"]
     async with informing(world):
         await eventually_in_loop(lambda: len(world.accepted) == 3)
         # The looks go on, which only a service without a serving replica shows.
-        world.gone = {QWEN: "the service is suspended"}
-        del world.pods["qwen-1"]
+        world.time += 1
         await eventually_in_loop(lambda: world.accepted["10.0.1.1"][-1].refusal is not None)
         assert world.searches == 1
         world.add_router("qwen-router-3", "10.0.1.4")
@@ -311,23 +330,57 @@ async def test_router_pods_are_searched_only_after_a_change_of_a_pod(world: Worl
     assert world.searches == 2
 
 
-async def test_routers_learn_within_seconds_that_no_replica_will_come(world: World) -> None:
-    async with informing(world):
+async def test_routers_learn_that_no_replica_will_come(world: World) -> None:
+    async with informing(world) as updates:
         await eventually_in_loop(lambda: len(world.accepted) == 3)
-        world.gone = {QWEN: "the service is suspended"}
-        # The time alone makes a reason final, so there is no event.
+        world.gone = {QWEN: Refusal(SUSPENDED, -inf)}
         del world.pods["qwen-1"]
-        await eventually_in_loop(
-            lambda: world.accepted["10.0.1.2"][-1].refusal == "the service is suspended"
-        )
-        assert world.accepted["10.0.1.1"][-1].refusal == "the service is suspended"
+        updates.note(QWEN)
+        await eventually_in_loop(lambda: world.accepted["10.0.1.2"][-1].refusal == SUSPENDED)
+        assert world.accepted["10.0.1.1"][-1].refusal == SUSPENDED
         world.gone.clear()
+        updates.note(QWEN)
         await eventually_in_loop(lambda: world.accepted["10.0.1.1"][-1].refusal is None)
     assert {each.refusal for each in world.accepted["10.0.1.3"]} == {None}
 
 
+async def test_requests_are_refused_without_an_event_once_the_patience_with_refused_pods_ends(
+    world: World,
+) -> None:
+    # A quota refuses the pod of a service that a request has woken, so no pod ever exists.
+    del world.pods["qwen-1"]
+    world.resting = {QWEN}
+    refused = "the service cannot start (QuotaExceeded)"
+    async with informing(world) as updates:
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        world.gone = {QWEN: Refusal(refused, world.time + 180)}
+        updates.note(QWEN)
+        await eventually_in_loop(lambda: world.reasons_read[-1] == QWEN)
+        world.time += 179
+        await world.look(3)
+        assert {each.refusal for each in world.accepted["10.0.1.1"]} == {None}
+        world.time += 1
+        await eventually_in_loop(lambda: world.accepted["10.0.1.1"][-1].refusal == refused)
+
+
+async def test_the_status_of_a_service_is_read_again_only_after_a_change_or_at_the_end_of_patience(
+    world: World,
+) -> None:
+    del world.pods["qwen-1"]
+    world.gone = {QWEN: Refusal(SUSPENDED, world.time + 1)}
+    world.changes = 0
+    async with informing(world):
+        await eventually_in_loop(lambda: len(world.accepted) == 3)
+        before = len(world.reasons_read)
+        await world.look(10)
+        assert len(world.reasons_read) == before
+        world.time += 1
+        await world.look(10)
+    assert world.reasons_read[before:] == [QWEN]
+
+
 async def test_a_replica_that_serves_keeps_requests_from_being_refused(world: World) -> None:
-    world.gone = {QWEN: "the service cannot start (CrashLoop)"}
+    world.gone = {QWEN: Refusal("the service cannot start (CrashLoop)", -inf)}
     async with informing(world):
         await eventually_in_loop(lambda: len(world.accepted) == 3)
     assert {each.refusal for each in world.accepted["10.0.1.1"]} == {None}
@@ -336,10 +389,11 @@ async def test_a_replica_that_serves_keeps_requests_from_being_refused(world: Wo
 async def test_a_list_is_sent_again_until_the_router_accepts_it(world: World) -> None:
     world.refusing.add("10.0.1.1")
     async with informing(world):
-        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] == 2)
+        await eventually_in_loop(lambda: world.attempts["10.0.1.1"] >= 2)
+        attempts = world.attempts["10.0.1.1"]
         world.refusing.clear()
         await eventually_in_loop(lambda: world.last("10.0.1.1") == ["qwen-1"])
-    assert world.attempts["10.0.1.1"] == 3
+    assert world.attempts["10.0.1.1"] == attempts + 1
 
 
 async def test_a_router_that_refuses_all_attempts_is_named_once_and_tried_further(

@@ -22,7 +22,7 @@ from llmservice_operator.metrics_server.rest import (
     ROOM_SECONDS,
     SETTLED_SECONDS,
     may_wake,
-    why_no_replica_comes,
+    refusal_of,
 )
 from llmservice_operator.metrics_server.waking import Waking, add_wakes
 from operator_support.running import running
@@ -345,34 +345,36 @@ def ready(reason: str, age: float, status: str = "False") -> dict[str, Any]:
 def test_requests_are_refused_once_the_reason_in_the_status_is_final(
     reason: str, age: float, is_final: bool
 ) -> None:
-    said = why_no_replica_comes(service("qwen", ready(reason, age)), NOW)
-    assert (said is not None) == is_final
-    if said is not None:
-        assert said.startswith(f"the service cannot start ({reason}): ")
+    refusal = refusal_of(service("qwen", ready(reason, age)))
+    assert (refusal is not None and refusal.begins <= NOW.timestamp()) == is_final
+    if refusal is not None:
+        assert refusal.why.startswith(f"the service cannot start ({reason}): ")
 
 
 def test_a_refused_object_that_replicas_do_not_need_refuses_no_requests() -> None:
     status = ready("QuotaExceeded", 3600)
     failed = {"type": "Progressing", "status": "False", "reason": "QuotaExceeded"}
-    assert why_no_replica_comes(service("qwen", status), NOW) is not None
+    assert refusal_of(service("qwen", status)) is not None
     status["conditions"].append(failed)
-    assert why_no_replica_comes(service("qwen", status), NOW) is None
+    assert refusal_of(service("qwen", status)) is None
 
 
 def test_a_service_that_rests_or_has_no_status_yet_refuses_nothing() -> None:
-    assert why_no_replica_comes(service("qwen", ready("Idle", 3600, "True")), NOW) is None
-    assert why_no_replica_comes(service("qwen"), NOW) is None
+    assert refusal_of(service("qwen", ready("Idle", 3600, "True"))) is None
+    assert refusal_of(service("qwen")) is None
     without_time = {"conditions": [{"type": "Ready", "status": "False", "reason": "CrashLoop"}]}
-    assert why_no_replica_comes(service("qwen", without_time), NOW) is None
+    assert refusal_of(service("qwen", without_time)) is None
 
 
 def test_a_service_that_is_deleted_or_suspended_refuses_requests_at_once() -> None:
     deleted = service("qwen")
     deleted["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
     for manifest in (None, deleted):
-        assert why_no_replica_comes(manifest, NOW) == (
-            "the service is deleted; send the request to another service"
+        assert refusal_of(manifest) == (
+            "the service is deleted; send the request to another service",
+            -inf,
         )
-    assert why_no_replica_comes(service("qwen", suspend=True), NOW) == (
-        "the service is suspended; send the request again when it is resumed"
+    assert refusal_of(service("qwen", suspend=True)) == (
+        "the service is suspended; send the request again when it is resumed",
+        -inf,
     )

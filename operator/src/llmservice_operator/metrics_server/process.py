@@ -38,7 +38,7 @@ from llmservice_operator.metrics_server.registration import (
     Registration,
 )
 from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
-from llmservice_operator.metrics_server.rest import why_no_replica_comes
+from llmservice_operator.metrics_server.rest import refusal_of
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from llmservice_operator.metrics_server.waking import Waking, add_wakes
@@ -97,9 +97,7 @@ class MetricsServer:
             lambda: cache.changes(PODS),
             routers.send,
             refused.note,
-            why_no_replica_comes=lambda key: why_no_replica_comes(
-                cache.service(key), datetime.now(UTC)
-            ),
+            refusal_of=lambda key: refusal_of(cache.service(key)),
             rests=lambda key: waking.rests(key),
         )
         waking = Waking(

@@ -1,8 +1,9 @@
 """Reads from an LLMService whether its router may wait for a replica."""
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingMode
@@ -36,15 +37,23 @@ def why_gone(manifest: Manifest | None) -> str | None:
     return None
 
 
-def why_no_replica_comes(manifest: Manifest | None, now: datetime) -> str | None:
-    """Return a sentence about why no replica will start; None if one may start.
+class Refusal(NamedTuple):
+    """Why no replica of a service will start, for the clients of the service."""
+
+    why: str
+    begins: float
+    """Unix time in seconds from which requests are refused. Until then, a replica may start."""
+
+
+def refusal_of(manifest: Manifest | None) -> Refusal | None:
+    """Return why no replica will start; None if one may start.
 
     The reason in the status must be final and about the replicas. The sentence does not contain its
     message, because the message is not meant for the clients of the service.
     """
     gone = why_gone(manifest)
-    if gone is not None or manifest is None:
-        return gone
+    if gone is not None:
+        return Refusal(gone, -math.inf)
     ready = _condition(manifest, ConditionType.READY)
     if ready.get("status") != "False":
         return None
@@ -60,11 +69,10 @@ def why_no_replica_comes(manifest: Manifest | None, now: datetime) -> str | None
         since = datetime.fromisoformat(str(ready.get("lastTransitionTime")))
     except ValueError:
         return None
-    if (now - since).total_seconds() < patience:
-        return None
-    return f"the service cannot start ({reason}): {reason.meaning} Send the request again later"
+    why = f"the service cannot start ({reason}): {reason.meaning} Send the request again later"
+    return Refusal(why, since.timestamp() + patience)
 
 
-def _condition(manifest: Manifest, kind: ConditionType) -> Mapping[str, Any]:
-    conditions = manifest.get("status", {}).get("conditions") or ()
+def _condition(manifest: Manifest | None, kind: ConditionType) -> Mapping[str, Any]:
+    conditions = (manifest or {}).get("status", {}).get("conditions") or ()
     return next((it for it in conditions if it.get("type") == kind), {})

@@ -32,6 +32,7 @@ from llmservice_operator.api.router_messages import (
     RouterReport,
 )
 from llmservice_operator.cluster import Key
+from llmservice_operator.metrics_server.rest import Refusal
 from llmservice_operator.metrics_server.turns import FairTurns
 from llmservice_operator.scaling.signals import HoldCounters, RouterPod, RouterSnapshot
 from llmservice_operator.workload import Replica, replicas_of
@@ -100,15 +101,15 @@ class RouterUpdates:
         on_report: OnReport,
         pauses: tuple[float, ...] = PAUSES,
         now: Callable[[], float] = time.time,
-        why_no_replica_comes: Callable[[Key], str | None] = lambda _: None,
+        refusal_of: Callable[[Key], Refusal | None] = lambda _: None,
         rests: Callable[[Key], bool] = lambda _: False,
     ) -> None:
         """`pods_of` returns the pods of the replicas of a service, and `pods` returns all pods.
         `pod_changes` returns how often a pod has changed so far.
 
-        `now` returns the Unix time in seconds. `why_no_replica_comes` returns a sentence for the
-        clients of a service that will have no replica; None if it may have one. `rests` returns
-        whether a service has no replicas because nobody uses it.
+        `now` returns the Unix time in seconds. `refusal_of` returns why a service will have no
+        replica; None if it may have one. `rests` returns whether a service has no replicas because
+        nobody uses it.
         """
         self._pods_of = pods_of
         self._pods = pods
@@ -117,11 +118,14 @@ class RouterUpdates:
         self._on_report = on_report
         self._pauses = pauses
         self._now = now
-        self._why_no_replica_comes = why_no_replica_comes
+        self._refusal_of = refusal_of
         self._rests = rests
         self._turns = FairTurns()
         self._routers: defaultdict[Key, dict[tuple[str, int], _Router]] = defaultdict(dict)
         """Router pods of each service, by the pod's UID and the restarts of its container."""
+        self._refused_at: dict[Key, float] = {}
+        """Services with router pods whose requests will be refused, unless an object changes
+        before. The values are the Unix times in seconds."""
         self._changed: set[Key] = set()
         self._is_changed = asyncio.Event()
 
@@ -196,18 +200,15 @@ class RouterUpdates:
                 router.informing = tasks.create_task(self._keep_informed(key, router))
             if not known:
                 del self._routers[key]
+                self._refused_at.pop(key, None)
 
     def _inform_late(self) -> None:
-        """Inform the routers for which the time alone has changed why no replica comes.
-
-        A service that rests may always have a replica. An end of the rest is a change of an object.
+        """Inform the routers of the services whose requests are refused from now on. Only the time
+        changes this, so there is no event.
         """
-        for key, routers in self._routers.items():
-            if self._rests(key):
-                continue
-            why = self._why_no_replica_comes(key)
-            if any(it.wanted.refusal != why for it in routers.values()):
-                self._inform(key)
+        now = self._now()
+        for key in [key for key, at in self._refused_at.items() if at <= now]:
+            self._inform(key)
 
     def _inform(self, key: Key) -> None:
         wanted = self._list(key)
@@ -220,12 +221,16 @@ class RouterUpdates:
         namespace, service = key
         replicas = sorted(replicas_of(self._pods_of(key)), key=lambda each: each.name)
         listed = tuple(found for each in replicas if (found := _listed(each)) is not None)
-        serves = any(each.serves for each in replicas)
+        refusal = None if any(it.serves for it in replicas) else self._refusal_of(key)
+        self._refused_at.pop(key, None)
+        if refusal is not None and refusal.begins > self._now():
+            self._refused_at[key] = refusal.begins
+            refusal = None
         return ReplicaList(
             namespace=namespace,
             service=service,
             replicas=listed[:MOST_REPLICAS],
-            refusal=None if serves else self._why_no_replica_comes(key),
+            refusal=None if refusal is None else refusal.why,
         )
 
     async def _keep_informed(self, key: Key, router: _Router) -> None:
