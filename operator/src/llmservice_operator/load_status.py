@@ -102,6 +102,15 @@ class _Scaling:
             return by_hpa
         return self.desired
 
+    @property
+    def follows_schedule(self) -> bool:
+        """Whether the number of replicas is the one of the present window, and the load requires
+        fewer.
+        """
+        floor, total = self.view.plan.floor.replicas, self.total
+        is_less = total is None or math.ceil(total / self.autoscaling.target) < floor
+        return 0 < floor == self.recommended and is_less
+
 
 def build_load_status(
     service: LLMService, view: LoadView, seen: Observation, desired: int, now: datetime
@@ -195,7 +204,7 @@ def _decisions(it: _Scaling, before: AutoscalingStatus) -> tuple[ScalingDecision
     reason = f"{metric} {load}, {target}{unit} for each replica"
     if is_idle(it.service, it.desired):
         reason = f"no request for {it.autoscaling.idle_after_seconds} s"
-    elif it.recommended == it.view.plan.floor.replicas:
+    elif it.follows_schedule:
         reason = f"the minimum in a window of idle.schedule: {reason}"
     elif before.desired_replicas == 0 and it.service.spec.scales_to_zero:
         report = it.view.report
@@ -336,14 +345,10 @@ def _with_schedule(update: ConditionUpdate, plan: ProviderPlan) -> ConditionUpda
         return update  # nothing starts replicas
     if floor.replicas:
         time = _minute(floor.starts or floor.ends)
-        when = (
-            f", which begins at {time}"
-            if floor.starts
-            else f", which ends at {time}"
-            if time
-            else ""
-        )
-        said = f"At least {floor.replicas} run because of a window of idle.schedule{when}."
+        verb = "begins" if floor.starts else "ends"
+        when = f", which {verb} at {time}," if time else ""
+        number = "1 replica" if floor.replicas == 1 else f"{floor.replicas} replicas"
+        said = f"A window of idle.schedule{when} requires at least {number}."
     elif floor.next_start is not None:
         said = f"The next window of idle.schedule begins at {_minute(floor.next_start)}."
     else:

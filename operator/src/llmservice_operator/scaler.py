@@ -5,12 +5,14 @@ The decisions are made in `desired` and `scaling`.
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import Autoscaling, ScalingMode, ScalingProvider
 from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.schedule import ScheduledReplicas
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import (
@@ -61,6 +63,23 @@ MARK_AGAIN_SECONDS = 30.0
 """Shortest time in seconds between two updates of the deletion costs of a service's replicas."""
 
 
+@dataclass(frozen=True)
+class _KnownFloor:
+    """The floor of a service that was computed last, and its arguments."""
+
+    windows: tuple[ScheduledReplicas, ...]
+    start_seconds: float
+    since: datetime
+    floor: Floor
+
+    def answers(
+        self, windows: tuple[ScheduledReplicas, ...], start_seconds: float, now: datetime
+    ) -> bool:
+        """Return whether the floor is the same for these arguments."""
+        is_same = (windows, start_seconds) == (self.windows, self.start_seconds)
+        return is_same and now >= self.since and self.floor.holds(now)
+
+
 class Scaler:
     def __init__(
         self,
@@ -79,6 +98,7 @@ class Scaler:
         self._guard = guard or ConvergenceGuard()
         self._syncs: dict[Key, Sync] = {}
         self._marked: dict[Key, datetime] = {}
+        self._floors: dict[Key, _KnownFloor] = {}
         self._offered: dict[Key, datetime] = {}
         """Time of the last pass over each service that sent the HPA's tolerance, or of the first
         pass."""
@@ -87,6 +107,7 @@ class Scaler:
         """Drop the state of a service that no longer exists."""
         self._syncs.pop(key, None)
         self._marked.pop(key, None)
+        self._floors.pop(key, None)
         self._offered.pop(key, None)
 
     def live_autoscaler(self, service: LLMService) -> Manifest | None:
@@ -129,7 +150,7 @@ class Scaler:
         offers_tolerance = waited >= timedelta(seconds=OFFER_AGAIN_SECONDS)
         if offers_tolerance:
             self._offered[key] = now
-        floor = _floor(service, report, now)
+        floor = self._floor(service, report, now)
         return plan_provider(
             service,
             self._settings,
@@ -154,6 +175,29 @@ class Scaler:
         staying = {each.name for each in pods if not each.is_leaving}
         current, now = desired_replicas(live), self._now()
         return idle_replicas(service, current, staying, report, wake, now, scheduled)
+
+    def _floor(self, service: LLMService, report: LoadReport | None, now: datetime) -> Floor:
+        """Return the minimum number of replicas by the schedule. Replicas start before a window by
+        the learned time of a cold start, or by the default one while it is unknown.
+        """
+        key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
+        if (
+            autoscaling is None
+            or autoscaling.mode is not ScalingMode.ACTIVE
+            or service.spec.suspend
+            or not autoscaling.raising_windows
+        ):
+            self._floors.pop(key, None)
+            return Floor()
+        start = ColdStarts().estimate
+        if report is not None:
+            start = report.node_wait_seconds + report.cold_start_seconds
+        known = self._floors.get(key)
+        if known is None or not known.answers(autoscaling.raising_windows, start, now):
+            floor = floor_of(autoscaling.raising_windows, now, start)
+            known = _KnownFloor(autoscaling.raising_windows, start, now, floor)
+            self._floors[key] = known
+        return known.floor
 
     def _live_workload(self, service: LLMService) -> Manifest | None:
         workload = workload_of(service)
@@ -320,16 +364,3 @@ class Scaler:
             return False  # the pod was deleted in the meantime
         self._cache.observe(stored)
         return not is_same_version(stored, pod)
-
-
-def _floor(service: LLMService, report: LoadReport | None, now: datetime) -> Floor:
-    """Return the minimum number of replicas by the schedule. Replicas start before a window by the
-    learned time of a cold start, or by the default one while it is unknown.
-    """
-    autoscaling = service.spec.autoscaling
-    if autoscaling is None or service.spec.suspend:
-        return Floor()
-    start = ColdStarts().estimate
-    if report is not None:
-        start = report.node_wait_seconds + report.cold_start_seconds
-    return floor_of(autoscaling.schedule, now, start)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmservice_operator.api.schedule import ScheduledReplicas
+from llmservice_operator.desired import schedule as module
 from llmservice_operator.desired.schedule import Floor, floor_of
 
 LEAD = 600.0
@@ -145,6 +146,23 @@ def test_the_time_until_the_next_look_is_never_too_long(zone: str) -> None:
             if found.replicas != last.replicas:
                 assert last.changes_at <= now
             last = found
+
+
+def test_a_window_that_begins_every_minute_is_found_in_few_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[str] = []
+
+    class Counted(CronSim):
+        def __next__(self) -> datetime:
+            steps.append(" ".join(self.parts))
+            return super().__next__()
+
+    monkeypatch.setattr(module, "CronSim", Counted)
+    schedule = [window("* * * * *", "*/2 * * * *", zone) for zone in ("UTC", "Europe/Berlin")]
+    floor_of(schedule, at("2026-06-01 12:00"), LEAD)
+    # The next and the last begin and end of each window are one step away.
+    assert len(steps) == 8
 
 
 def test_the_time_zones_come_with_the_package() -> None:

@@ -1,12 +1,14 @@
 """Tests that a service without requests loses its replicas and that a request brings them back."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
+from llmservice_operator import scaler
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
 from llmservice_operator.api.wake import Wake
+from llmservice_operator.desired.schedule import Floor, floor_of
 from llmservice_operator.errors import Forbidden
 from llmservice_operator.kinds import (
     AUTOSCALERS,
@@ -364,7 +366,8 @@ async def test_a_window_of_the_schedule_wakes_a_service_that_rests_before_it_beg
         "EffectiveGPUUtilization unknown, 85 % for each replica"
     )
     assert (
-        "At least 2 run because of a window of idle.schedule, which begins at 2026-01-02 03:30 UTC."
+        "A window of idle.schedule, which begins at 2026-01-02 03:30 UTC, requires at least 2 "
+        "replicas."
     ) in world.condition("AutoscalingActive")["message"]
 
     for name in ("llama-1", "llama-2"):
@@ -376,7 +379,7 @@ async def test_a_window_of_the_schedule_wakes_a_service_that_rests_before_it_beg
         await world.settle()
         assert world.replicas == 2
         assert minimum(world, provider) in (2, None)
-    told = "At least 2 run because of a window of idle.schedule, which ends at 2026-01-02 05:00 UTC"
+    told = "A window of idle.schedule, which ends at 2026-01-02 05:00 UTC, requires at least 2 "
     assert told in world.condition("AutoscalingActive")["message"]
 
     world.now = NOW.replace(hour=5, minute=0, second=0)
@@ -426,3 +429,64 @@ async def test_a_window_starts_nothing_in_a_mode_that_changes_no_replicas(world:
     await world.settle()
     assert world.replicas == 1
     assert "idle.schedule" not in world.condition("AutoscalingActive")["message"]
+
+
+async def test_a_window_has_no_effect_on_recommendations(world: World) -> None:
+    world.report = idle(world, None)
+    await world.serve(**by("Direct", mode="Recommend", idle={"schedule": [WINDOW]}))
+    world.now = NOW.replace(minute=45)
+    world.report = idle(world, None)
+    await world.settle()
+    assert world.status["autoscaling"]["desiredReplicas"] == 1
+    assert "idle.schedule" not in world.condition("AutoscalingActive")["message"]
+
+
+async def test_a_window_that_requires_no_more_than_the_minimum_is_not_mentioned(
+    world: World,
+) -> None:
+    await world.serve(**by("Direct", minReplicas=3, idle={"schedule": [WINDOW]}))
+    for minute in (10, 45):
+        world.now = NOW.replace(minute=minute)
+        world.report = idle(world, None)
+        await world.settle()
+        assert "idle.schedule" not in world.condition("AutoscalingActive")["message"]
+
+
+@pytest.mark.parametrize(("load", "names_window"), [(10.0, True), (120.0, False)])
+async def test_a_decision_names_the_window_only_if_the_load_requires_fewer_replicas(
+    world: World, load: float, names_window: bool
+) -> None:
+    world.report = idle(world, None)
+    await world.serve(**by("Direct", idle={"schedule": [WINDOW]}))
+    world.now = NOW.replace(minute=45)
+    world.report = idle(world, None, demand_percent=load)
+    await world.settle()
+    assert world.replicas == 2
+    reason = world.status["autoscaling"]["decisions"][0]["reason"]
+    assert ("a window of idle.schedule" in reason) == names_window
+
+
+async def test_the_schedule_is_read_again_only_when_its_result_may_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[datetime] = []
+
+    def count(*arguments: Any) -> Floor:
+        read.append(world.now)
+        return floor_of(*arguments)
+
+    monkeypatch.setattr(scaler, "floor_of", count)
+    await serve(world, "Direct", idle={"schedule": [WINDOW]})
+    for second in range(30, 60):
+        world.now = NOW.replace(second=second)
+        await world.settle()
+    assert len(read) == 1
+    world.now = NOW.replace(minute=30)
+    await world.settle()
+    assert len(read) == 2
+    world.report = idle(world, 0.0, cold_start_seconds=61.0)
+    await world.settle()
+    assert len(read) == 3
+    world.now = NOW
+    await world.settle()
+    assert len(read) == 4

@@ -181,6 +181,11 @@ class Autoscaling(Fields):
         """Windows of time with a minimum number of replicas of their own."""
         return () if self.idle is None else self.idle.schedule
 
+    @property
+    def raising_windows(self) -> tuple[ScheduledReplicas, ...]:
+        """Windows of the schedule that raise the minimum number of replicas."""
+        return tuple(it for it in self.schedule if it.min_replicas > self.min_replicas)
+
     def clamp(self, replicas: int) -> int:
         """Return the number, limited to the bounds of a service that is not idle."""
         return min(max(replicas, self.fewest_running), self.max_replicas)

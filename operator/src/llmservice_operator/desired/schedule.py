@@ -15,6 +15,7 @@ from cronsim import CronSim, CronSimError
 from llmservice_operator.api.schedule import ScheduledReplicas
 
 _LONGEST_CHANGE_OF_CLOCKS: Final = timedelta(hours=3)
+_TICK: Final = timedelta(seconds=1)
 _SHORTEST_LOOK: Final = timedelta(seconds=1)
 
 
@@ -32,6 +33,10 @@ class Floor:
     """Begin of the next window. None if there is none."""
     changes_at: datetime | None = None
     """Time at which this result may change; None if it never does."""
+
+    def holds(self, now: datetime) -> bool:
+        """Return whether this result is still true, for the same arguments and a later time."""
+        return self.changes_at is None or now < self.changes_at
 
     def look_again_seconds(self, now: datetime) -> float | None:
         """Return the seconds until this result may change; None if it never does."""
@@ -104,12 +109,18 @@ def _next(expression: str, local: datetime) -> datetime | None:
 
 def _last(expression: str, local: datetime) -> datetime | None:
     """Return the last time up to `local`; None if there is none."""
-    # By the clocks, a time before `local` may be later.
-    begin = local + _LONGEST_CHANGE_OF_CLOCKS
+    # By the clocks, a time before `local` is later if the clocks have just gone back.
+    before = (_instant(local) - _LONGEST_CHANGE_OF_CLOCKS).astimezone(local.tzinfo)
+    gone_back = _offset(before) - _offset(local)
+    begin = local + max(gone_back, timedelta()) + _TICK
     found = (
         it for it in _times(expression, begin, reverse=True) if _instant(it) <= _instant(local)
     )
     return next(found, None)
+
+
+def _offset(moment: datetime) -> timedelta:
+    return moment.utcoffset() or timedelta()
 
 
 def _times(expression: str, begin: datetime, *, reverse: bool = False) -> Iterator[datetime]:
