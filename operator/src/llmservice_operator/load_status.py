@@ -172,6 +172,7 @@ def _autoscaling(it: _Scaling) -> AutoscalingStatus:
         target=target,
         load=f"{'?' if current is None else current}/{target}",
         decisions=before.decisions,
+        started_window=None if plan.floor.started is None else timestamp(plan.floor.started),
         recommendations=before.recommendations,
     )
     if is_decision:

@@ -37,6 +37,7 @@ from llmservice_operator.scaling.deletion_cost import (
     deletion_costs,
     is_removal_near,
 )
+from llmservice_operator.scaling.demand import REACTION_SECONDS
 from llmservice_operator.scaling.direct import SYNC_SECONDS, Sync, sync
 from llmservice_operator.scaling.hpa import Decision, HpaSpec
 from llmservice_operator.scaling.recommend import behavior_for
@@ -63,21 +64,22 @@ MARK_AGAIN_SECONDS = 30.0
 """Shortest time in seconds between two updates of the deletion costs of a service's replicas."""
 
 
+_Asked = tuple[tuple[ScheduledReplicas, ...], float, datetime | None]
+"""Windows, seconds until replicas are ready, and begin of the last window for which they have
+started."""
+
+
 @dataclass(frozen=True)
 class _KnownFloor:
     """The floor of a service that was computed last, and its arguments."""
 
-    windows: tuple[ScheduledReplicas, ...]
-    start_seconds: float
+    asked: _Asked
     since: datetime
     floor: Floor
 
-    def answers(
-        self, windows: tuple[ScheduledReplicas, ...], start_seconds: float, now: datetime
-    ) -> bool:
+    def answers(self, asked: _Asked, now: datetime) -> bool:
         """Return whether the floor is the same for these arguments."""
-        is_same = (windows, start_seconds) == (self.windows, self.start_seconds)
-        return is_same and now >= self.since and self.floor.holds(now)
+        return asked == self.asked and now >= self.since and self.floor.holds(now)
 
 
 class Scaler:
@@ -177,9 +179,7 @@ class Scaler:
         return idle_replicas(service, current, staying, report, wake, now, scheduled)
 
     def _floor(self, service: LLMService, report: LoadReport | None, now: datetime) -> Floor:
-        """Return the minimum number of replicas by the schedule. Replicas start before a window by
-        the learned time of a cold start, or by the default one while it is unknown.
-        """
+        """Return the minimum number of replicas by the schedule."""
         key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
         if (
             autoscaling is None
@@ -189,13 +189,12 @@ class Scaler:
         ):
             self._floors.pop(key, None)
             return Floor()
-        start = ColdStarts().estimate
-        if report is not None:
-            start = report.node_wait_seconds + report.cold_start_seconds
+        start, started = _longest_start_seconds(service, report), _started_window(service)
+        asked = autoscaling.raising_windows, start + REACTION_SECONDS, started
         known = self._floors.get(key)
-        if known is None or not known.answers(autoscaling.raising_windows, start, now):
-            floor = floor_of(autoscaling.raising_windows, now, start)
-            known = _KnownFloor(autoscaling.raising_windows, start, now, floor)
+        if known is None or not known.answers(asked, now):
+            windows, seconds, _ = asked
+            known = _KnownFloor(asked, now, floor_of(windows, now, seconds, started))
             self._floors[key] = known
         return known.floor
 
@@ -364,3 +363,24 @@ class Scaler:
             return False  # the pod was deleted in the meantime
         self._cache.observe(stored)
         return not is_same_version(stored, pod)
+
+
+def _longest_start_seconds(service: LLMService, report: LoadReport | None) -> float:
+    """Return the seconds that replicas need until they are ready. Without a report, they follow
+    from the stored calibration.
+    """
+    if report is not None and report.longest_start_seconds is not None:
+        return report.longest_start_seconds
+    status = service.status.autoscaling
+    stored = None if status is None else status.calibration
+    if stored is None:
+        return ColdStarts().longest_start
+    return ColdStarts(stored.cold_start_seconds, stored.node_wait_seconds).longest_start
+
+
+def _started_window(service: LLMService) -> datetime | None:
+    """Return the begin of the last window for which replicas have already started."""
+    status = service.status.autoscaling
+    if status is None or status.started_window is None:
+        return None
+    return datetime.fromisoformat(status.started_window)

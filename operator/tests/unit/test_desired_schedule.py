@@ -66,6 +66,26 @@ def test_the_floor_says_when_the_window_begins_and_when_it_ends() -> None:
     assert after.next_start == during.next_start == at("2026-06-02 08:00")
 
 
+def test_replicas_that_have_started_for_a_window_stay_when_the_cold_start_becomes_shorter() -> None:
+    early = floor("2026-06-01 07:55", DAY)
+    assert early.started == at("2026-06-01 08:00")
+    kept = floor_of([DAY], at("2026-06-01 07:56"), 0.0, early.started)
+    assert (kept.replicas, kept.started) == (2, early.started)
+    assert floor_of([DAY], at("2026-06-01 07:56"), 0.0).replicas == 0
+    opened = floor_of([DAY], at("2026-06-01 08:00"), 0.0, early.started)
+    assert (opened.replicas, opened.started) == (2, None)
+    # The begin of an earlier window does not start replicas for the next one.
+    assert floor_of([DAY], at("2026-06-02 07:49"), LEAD, early.started).replicas == 0
+
+
+def test_all_windows_for_which_replicas_have_started_are_kept() -> None:
+    later = window("5 8 * * *", "0 20 * * *", replicas=1)
+    early = floor("2026-06-01 07:57", DAY, later)
+    assert (early.starts, early.started) == (at("2026-06-01 08:00"), at("2026-06-01 08:05"))
+    kept = floor_of([DAY, later], at("2026-06-01 07:58"), 0.0, early.started)
+    assert (kept.replicas, kept.started) == (2, early.started)
+
+
 def test_a_window_may_last_until_the_next_day() -> None:
     hours = [hour for hour in range(24) if floor(f"2026-06-01 {hour:02}:00", NIGHT).replicas]
     assert hours == [0, 1, 2, 3, 4, 5, 22, 23]

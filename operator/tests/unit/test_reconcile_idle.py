@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator import scaler
+from llmservice_operator.api.calibration import LENGTH_BUCKETS, Calibration
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.desired.schedule import Floor, floor_of
@@ -355,7 +356,7 @@ async def test_a_window_of_the_schedule_wakes_a_service_that_rests_before_it_beg
     assert told in world.condition("AutoscalingActive")["message"]
 
     world.now = NOW.replace(hour=3, minute=28, second=0)
-    world.report = idle(world, None, demand_percent=None, replicas=(), cold_start_seconds=100.0)
+    world.report = idle(world, None, demand_percent=None, replicas=(), longest_start_seconds=85.0)
     assert await world.settle() == 20.0
     assert world.replicas == 0
     world.now += timedelta(seconds=20)
@@ -431,6 +432,62 @@ async def test_a_window_starts_nothing_in_a_mode_that_changes_no_replicas(world:
     assert "idle.schedule" not in world.condition("AutoscalingActive")["message"]
 
 
+async def test_replicas_that_start_before_a_window_stay_although_the_cold_start_becomes_shorter(
+    world: World,
+) -> None:
+    await serve(world, "Direct", idle={"schedule": [WINDOW]})
+    await rest(world)
+    world.now = NOW.replace(minute=20)
+    world.report = idle(world, None, demand_percent=None, replicas=(), longest_start_seconds=600.0)
+    await world.settle()
+    assert world.replicas == 2
+    assert world.status["autoscaling"]["startedWindow"] == "2026-01-02T03:30:00Z"
+
+    for name in ("llama-1", "llama-2"):
+        see_replica(world, name)
+    replicas = tuple(ReplicaLoad(pod=f"llama-{it}", is_ready=True) for it in (1, 2))
+    for minute in (25, 29, 45):
+        world.now = NOW.replace(minute=minute)
+        world.report = idle(world, 3600.0, replicas=replicas, longest_start_seconds=20.0)
+        await world.settle()
+        assert world.replicas == 2
+    assert "startedWindow" not in world.status["autoscaling"]
+
+
+@pytest.mark.parametrize(
+    ("waits", "starts", "seconds"),
+    [((), (), 120 + 15), ((400.0, 0.0), (50.0, 65.0), 465 + 15)],
+    ids=["nothing is learned", "the calibration is stored"],
+)
+async def test_without_a_report_replicas_start_by_the_stored_calibration(
+    world: World, waits: tuple[float, ...], starts: tuple[float, ...], seconds: int
+) -> None:
+    await serve(world, "Direct", idle={"schedule": [WINDOW]})
+    await rest(world)
+    world.report = None
+    learned = Calibration(
+        step_seconds=(6e-3, 3e-5, 2e-5, 5e-8),
+        capacity_factor=1.0,
+        cold_start_seconds=starts,
+        node_wait_seconds=waits,
+        prompt_lengths=(1.0,) * LENGTH_BUCKETS,
+        answer_lengths=(1.0,) * LENGTH_BUCKETS,
+        mean_prompt_tokens=1000.0,
+        mean_answer_tokens=200.0,
+        computed_share=0.5,
+        kv_tokens_per_sequence=1200.0,
+    ).model_dump(by_alias=True, mode="json", exclude_none=True)
+    begin = NOW.replace(minute=30, second=0)
+    for before, replicas in ((seconds + 1, 0), (seconds, 2)):
+        live = world.cluster.objects[LLMSERVICES, "llama"]
+        # The fake cluster drops what another client has stored in the status with each write.
+        autoscaling = {**live["status"]["autoscaling"], "calibration": learned}
+        world.see({**live, "status": {**live["status"], "autoscaling": autoscaling}})
+        world.now = begin - timedelta(seconds=before)
+        await world.settle()
+        assert world.replicas == replicas
+
+
 async def test_a_window_has_no_effect_on_recommendations(world: World) -> None:
     world.report = idle(world, None)
     await world.serve(**by("Direct", mode="Recommend", idle={"schedule": [WINDOW]}))
@@ -484,7 +541,7 @@ async def test_the_schedule_is_read_again_only_when_its_result_may_change(
     world.now = NOW.replace(minute=30)
     await world.settle()
     assert len(read) == 2
-    world.report = idle(world, 0.0, cold_start_seconds=61.0)
+    world.report = idle(world, 0.0, longest_start_seconds=61.0)
     await world.settle()
     assert len(read) == 3
     world.now = NOW

@@ -343,6 +343,7 @@ def test_a_cold_start_begins_when_the_replica_gets_a_node() -> None:
 
     assert running.state.cold_starts.seconds == (65.0,)
     assert (seen.cold_start_seconds, seen.node_wait_seconds) == (65, 30)
+    assert seen.longest_start_seconds == 95
 
 
 def test_misses_that_load_does_not_explain_lower_the_capacity() -> None:

@@ -102,6 +102,16 @@ def test_one_long_wait_for_a_node_changes_neither_the_cold_start_nor_the_usual_w
     assert scale_down_window(seen.estimate, is_bursty=False) == 90
 
 
+def test_the_longest_start_includes_the_waits_of_the_first_replicas_in_the_morning() -> None:
+    seen = ColdStarts()
+    assert seen.longest_start == 120
+    for wait in [0.0] * 17 + [300.0] * 3:
+        seen = seen.add(0.0, wait, wait + 60.0)
+
+    assert (seen.node_wait, seen.longest_start) == (0, 360)
+    assert seen.add(0.0, 2400.0, 2460.0).longest_start == 360
+
+
 def test_replicas_that_usually_wait_for_a_node_are_requested_that_much_earlier() -> None:
     ledger = Ledger()
     for i in range(1, 61):
@@ -405,4 +415,6 @@ def test_a_calibration_has_moved_when_a_number_that_decides_did() -> None:
     assert not has_moved(with_change(capacity_factor=0.96), learned)
     assert has_moved(with_change(capacity_factor=0.94), learned)
     assert has_moved(with_change(cold_start_seconds=(60.0,)), learned)
+    usual, first = (with_change(node_wait_seconds=(it, 0.0, 0.0)) for it in (0.0, 300.0))
+    assert has_moved(first, usual)
     assert has_moved(with_change(unmet_demand=UnmetDemand(percent=400, at=1000)), learned)

@@ -117,6 +117,10 @@ class LoadReport(Fields):
     node_wait_seconds: float = 0.0
     """Seconds from the creation of a replica until it is assigned to a node: the median of the last
     waits."""
+    longest_start_seconds: float | None = None
+    """Seconds from the creation of a replica until it is Ready, which few replicas exceed: the sum
+    of high percentiles of the last waits and of the last cold starts. Null from an older metrics
+    server."""
     scale_down_window_seconds: float
     """Scale-down window in seconds: 1.5 times the duration of a cold start, but at least 90 and at
     most 600; 600 while the load is bursty."""

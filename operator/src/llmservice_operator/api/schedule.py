@@ -68,7 +68,8 @@ CronExpression = Annotated[str, Field(min_length=9, max_length=64), _CRON_RULE]
 class ScheduledReplicas(Fields):
     start: CronExpression
     """Cron expression of the times at which the window begins, such as 0 8 * * MON-FRI. The
-    replicas start earlier by the learned cold start, so that they are ready at this time."""
+    replicas start earlier by the learned wait for a node and cold start, so that they are ready at
+    this time."""
     end: CronExpression
     """Cron expression of the times at which the window ends, such as 0 18 * * *."""
     time_zone: Annotated[
@@ -82,9 +83,9 @@ class ScheduledReplicas(Fields):
             holds=_is_time_zone,
         ),
     ] = "UTC"
-    """Name of the time zone in which start and end are written, such as Europe/Berlin. When clocks
-    go forward, a skipped time counts as the next moment. When they go back, a time that comes twice
-    counts once."""
+    """Name of the time zone in which start and end are written, such as Europe/Berlin. Default:
+    UTC. When clocks go forward, a skipped time counts as the next moment. When they go back, a time
+    that comes twice counts once."""
     min_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
     """Minimum number of replicas in the window. autoscaling.minReplicas applies if it is
     greater."""

@@ -89,6 +89,10 @@ class AutoscalingStatus(Fields):
     """Current and target value as CURRENT/TARGET, with ? for an unknown current value."""
     decisions: Annotated[tuple[ScalingDecision, ...], _atomic(10)] | None = None
     """The last ten changes of desiredReplicas, newest first."""
+    started_window: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    """Begin of the next window of idle.schedule, if replicas have started for it ahead of time.
+    They run until its end, even if the learned time of a cold start becomes shorter. Of several
+    such windows, it is the last one; absent without one."""
     recommendations: Annotated[tuple[Recommendation, ...], _atomic(8)] | None = None
     """Improvements that require a change of the spec."""
     calibration: Calibration | None = None

@@ -27,6 +27,8 @@ class Floor:
     """Minimum number of replicas in the present window; 0 outside of all windows."""
     starts: datetime | None = None
     """Begin of the window for which replicas start now. None if it has begun."""
+    started: datetime | None = None
+    """Begin of the last window for which replicas start now. None if all of them have begun."""
     ends: datetime | None = None
     """End of the present window. None outside of all windows, and if the window never ends."""
     next_start: datetime | None = None
@@ -45,11 +47,21 @@ class Floor:
         return max(self.changes_at - now, _SHORTEST_LOOK).total_seconds()
 
 
-def floor_of(schedule: Sequence[ScheduledReplicas], now: datetime, start_seconds: float) -> Floor:
-    """Return the floor at `now`, if replicas need `start_seconds` until they are ready."""
+def floor_of(
+    schedule: Sequence[ScheduledReplicas],
+    now: datetime,
+    start_seconds: float,
+    started: datetime | None = None,
+) -> Floor:
+    """Return the floor at `now`, if replicas need `start_seconds` until they are ready.
+
+    For windows that begin up to `started`, replicas have already started.
+    """
     lead = timedelta(seconds=start_seconds)
+    horizon = now + lead if started is None else max(now + lead, started)
     windows = [_Window.of(each, now) for each in schedule]
-    active = [it for it in windows if it.is_open or it.begins_within(lead, now)]
+    near = [it for it in windows if not it.is_open and it.begins_until(horizon)]
+    active = [it for it in windows if it.is_open] + near
     found = max(active, key=lambda it: (it.replicas, it.is_open), default=None)
     starts = [it.start for it in windows if it.start is not None]
     changes = (
@@ -60,6 +72,7 @@ def floor_of(schedule: Sequence[ScheduledReplicas], now: datetime, start_seconds
     return Floor(
         replicas=0 if found is None else found.replicas,
         starts=None if found is None or found.is_open else found.start,
+        started=max((it.start for it in near if it.start is not None), key=_instant, default=None),
         ends=None if found is None else found.end,
         next_start=min(starts, key=_instant, default=None),
         changes_at=min(
@@ -90,8 +103,8 @@ class _Window:
             end=_next(item.end, local),
         )
 
-    def begins_within(self, lead: timedelta, now: datetime) -> bool:
-        return self.start is not None and _instant(self.start) - _instant(now) <= lead
+    def begins_until(self, moment: datetime) -> bool:
+        return self.start is not None and _instant(self.start) <= _instant(moment)
 
 
 def _instant(moment: datetime) -> datetime:

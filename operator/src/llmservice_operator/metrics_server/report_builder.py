@@ -73,6 +73,7 @@ def build_report(
         capacity_factor=assessment.capacity_factor,
         cold_start_seconds=assessment.cold_start_seconds,
         node_wait_seconds=assessment.node_wait_seconds,
+        longest_start_seconds=assessment.longest_start_seconds,
         scale_down_window_seconds=assessment.scale_down_window_seconds,
         foreseen_percent=assessment.foreseen_percent,
         is_bursty=assessment.is_bursty,

@@ -139,6 +139,7 @@ class Assessment:
     capacity_factor: float = 1.0
     cold_start_seconds: float = 0.0
     node_wait_seconds: float = 0.0
+    longest_start_seconds: float = 0.0
     scale_down_window_seconds: float = 0.0
     is_bursty: bool = False
     attainment: float | None = None
@@ -213,6 +214,7 @@ def _assess(
         capacity_factor=state.factor.value,
         cold_start_seconds=cold_start,
         node_wait_seconds=state.cold_starts.node_wait,
+        longest_start_seconds=state.cold_starts.longest_start,
         scale_down_window_seconds=scale_down_window(cold_start, False),
         model=state.fit.model,
         missing_replicas=len(ready) - len(fresh),

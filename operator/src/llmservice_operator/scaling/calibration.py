@@ -127,6 +127,7 @@ def _deciding(learned: Calibration) -> Iterator[float]:
     starts = ColdStarts(learned.cold_start_seconds, learned.node_wait_seconds)
     yield starts.estimate
     yield starts.estimate + starts.node_wait
+    yield starts.longest_start
     yield learned.mean_prompt_tokens
     yield learned.mean_answer_tokens
     yield learned.computed_share

@@ -36,10 +36,16 @@ class ColdStarts:
 
         DEFAULT_SECONDS while no cold start is known.
         """
-        if not self.seconds:
-            return DEFAULT_SECONDS
-        ordered = sorted(self.seconds)
-        return ordered[max(math.ceil(PERCENTILE * len(ordered)) - 1, 0)]
+        return _high(self.seconds) if self.seconds else DEFAULT_SECONDS
+
+    @property
+    def longest_start(self) -> float:
+        """Seconds from the creation of a replica until it is Ready, which few replicas exceed.
+
+        Replicas that must be ready at a certain time are often the first ones on a node pool that
+        has emptied at night. Their waits for a node are then the longest ones.
+        """
+        return self.estimate + (_high(self.waits) if self.waits else 0.0)
 
     @property
     def last(self) -> float | None:
@@ -55,6 +61,12 @@ class ColdStarts:
         for free GPUs says nothing about the next. 0 while no wait is known.
         """
         return median_low(self.waits) if self.waits else 0.0
+
+
+def _high(known: tuple[float, ...]) -> float:
+    """Return the PERCENTILE of the numbers."""
+    ordered = sorted(known)
+    return ordered[max(math.ceil(PERCENTILE * len(ordered)) - 1, 0)]
 
 
 def _with(known: tuple[float, ...], seconds: float) -> tuple[float, ...]:
