@@ -36,11 +36,16 @@ REVIEW_SECONDS: Final = 2.0
 """Longest time in seconds that a check takes. The operator waits three seconds for its answer."""
 MOST_TOKENS: Final = 1000
 """Largest number of tokens whose last check is remembered."""
-UNKNOWN_PER_SECOND: Final = 20.0
+UNKNOWN_PER_SECOND: Final = 50.0
 """Largest rate at which tokens are checked that were not accepted lately, so that nobody can load
 the API server through this process."""
+UNKNOWN_PER_ADDRESS: Final = 10.0
+"""Largest rate at which such tokens of one address are checked, so that no pod can keep the others
+from a check. KEDA sends the tokens of all namespaces from one address."""
 BURST_SECONDS: Final = 1.0
 """Time in seconds whose share of such checks may begin at once."""
+MOST_ADDRESSES: Final = 1000
+"""Largest number of addresses whose rate is remembered."""
 
 Review = Callable[[str], Awaitable[str | None]]
 """Returns the user name of a valid token; None for any other token. Raises ClusterError."""
@@ -48,6 +53,22 @@ Review = Callable[[str], Awaitable[str | None]]
 
 class Unchecked(Exception):
     """A token cannot be checked now. The text says why."""
+
+
+@dataclass
+class _Rate:
+    """Limits how often something may happen."""
+
+    per_second: float
+    next_at: float = 0.0
+
+    def take(self, now: float) -> bool:
+        """Return whether it may happen now, and count it if so."""
+        at = max(self.next_at, now - BURST_SECONDS)
+        if at > now:
+            return False
+        self.next_at = at + 1 / self.per_second
+        return True
 
 
 @dataclass
@@ -68,10 +89,13 @@ class Tokens:
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         """The checks by the digests of their tokens. The one that was used last comes last."""
         self._checks: dict[bytes, asyncio.Task[str | None]] = {}
-        self._next_unknown_at = 0.0
+        self._rate = _Rate(UNKNOWN_PER_SECOND)
+        self._rates: OrderedDict[str, _Rate] = OrderedDict()
+        """The rates by address. The address that was limited last comes last."""
 
-    async def account(self, token: str) -> str | None:
-        """Return the user name of a token; None if the API server refuses the token.
+    async def account(self, token: str, address: str) -> str | None:
+        """Return the user name of a token, which a caller at `address` sent; None if the API server
+        refuses the token.
 
         A token that was accepted lately has its result at once, and is checked meanwhile if the
         last check is old. Raises Unchecked for any other token that cannot be checked.
@@ -89,12 +113,15 @@ class Tokens:
                 return known.account
         check = self._checks.get(digest)
         if check is None:
-            self._limit(now)
+            self._limit(address, now)
             check = self._check(digest, token)
         try:
             return await asyncio.shield(check)
         except (ClusterError, TimeoutError) as error:
-            raise Unchecked(f"the token cannot be checked: {str(error) or 'no answer'}") from error
+            raise Unchecked(
+                "the token cannot be checked now, and the log of the metrics server says why: send"
+                " the request again later"
+            ) from error
 
     async def close(self) -> None:
         """End all checks."""
@@ -102,12 +129,14 @@ class Tokens:
             check.cancel()
         await asyncio.gather(*self._checks.values(), return_exceptions=True)
 
-    def _limit(self, now: float) -> None:
+    def _limit(self, address: str, now: float) -> None:
         """Count a check of an unknown token. Raises Unchecked if there are too many."""
-        begins_at = max(self._next_unknown_at, now - BURST_SECONDS)
-        if begins_at > now:
+        rate = self._rates.setdefault(address, _Rate(UNKNOWN_PER_ADDRESS))
+        self._rates.move_to_end(address)
+        if len(self._rates) > MOST_ADDRESSES:
+            self._rates.popitem(last=False)
+        if not rate.take(now) or not self._rate.take(now):
             raise Unchecked("too many unknown tokens are checked now: send the request again later")
-        self._next_unknown_at = begins_at + 1 / UNKNOWN_PER_SECOND
 
     def _check(self, digest: bytes, token: str) -> asyncio.Task[str | None]:
         check = self._checks.get(digest)
@@ -172,7 +201,8 @@ def admission(
         if not readers.of_all or (namespace is not None and readers.one_is_open):
             return await handler(request)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        # aiohttp decodes a header that is no UTF-8 to text that cannot be encoded again.
+        if scheme.lower() != "bearer" or not token.strip() or not token.isascii():
             if operators is not None and await operators.holder_sends_no_token():
                 return await handler(request)
             return _refusal(
@@ -181,7 +211,7 @@ def admission(
                 f" {names.METRICS_SERVER_AUDIENCE} as Authorization: Bearer TOKEN",
             )
         try:
-            user = await tokens.account(token.strip())
+            user = await tokens.account(token.strip(), request.remote or "")
         except Unchecked as error:
             return _refusal(503, str(error))
         if user is None:
