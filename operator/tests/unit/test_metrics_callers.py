@@ -265,7 +265,7 @@ async def test_an_absent_api_server_refuses_new_tokens_and_keeps_accepted_ones_f
         await tokens.account("new", POD)
 
     authenticator.now += 59
-    assert await tokens.account("good") == OPERATOR
+    assert await tokens.account("good", POD) == OPERATOR
     await until_checked(tokens)
     authenticator.now += 1
     with pytest.raises(Unchecked):
