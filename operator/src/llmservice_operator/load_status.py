@@ -208,13 +208,7 @@ def _decisions(it: _Scaling, before: AutoscalingStatus) -> tuple[ScalingDecision
     elif it.follows_schedule:
         reason = f"the minimum in a window of idle.schedule: {reason}"
     elif before.desired_replicas == 0 and it.service.spec.scales_to_zero:
-        report = it.view.report
-        is_unnoticed = report is not None and report.has_old_router
-        reason = (
-            "a router pod is too old to wake the service"
-            if is_unnoticed
-            else "a request came while no replica ran"
-        )
+        reason = "a request came while no replica ran"
     elif it.view.decision is not None:
         reason = f"{it.view.decision.reason}: {reason}"
     decision = ScalingDecision(

@@ -169,31 +169,6 @@ async def test_a_start_that_takes_longer_than_a_request_waits_is_told(world: Wor
     ) in world.condition("Progressing")["message"]
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_router_that_becomes_too_old_to_wake_the_service_starts_one_replica(
-    world: World, provider: str
-) -> None:
-    await serve(world, provider)
-    await rest(world)
-    told = {"demand_percent": None, "replicas": (), "has_old_router": True}
-    world.report = idle(world, None, **told)
-    world.now += timedelta(minutes=5)
-    await world.settle()
-    # An old report says nothing about the router pods of now.
-    assert world.replicas == 0
-
-    world.report = idle(world, None, **told)
-    await world.settle()
-    assert world.replicas == 1
-    decision, *_ = world.status["autoscaling"]["decisions"]
-    assert decision["reason"] == "a router pod is too old to wake the service"
-    assert "a router pod is too old" in world.condition("Progressing")["message"]
-    see_replica(world)
-    world.report = idle(world, None, has_old_router=True)
-    await world.settle()
-    assert world.replicas == 1
-
-
 async def test_a_router_that_is_too_old_to_wake_the_service_is_told(world: World) -> None:
     await serve(world, "External")
     world.report = idle(world, None, has_old_router=True)

@@ -14,6 +14,7 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.router_messages import RouterReport
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import Key
 from llmservice_operator.idle_client import KEPT_SECONDS, TOLD_AGAIN_SECONDS, WakeClient
@@ -136,6 +137,32 @@ async def test_the_held_requests_of_all_router_pods_of_a_service_wake_it(world: 
         world.hold("qwen-router-1", 4)
         wanted = {QWEN: Wake(held_requests=7, held_percent=70.0)}
         await eventually_in_loop(lambda: waking.wakes() == wanted)
+
+
+async def test_held_requests_in_the_report_of_an_old_router_wake_a_service_at_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_replica("llama-1", LLAMA)
+    async with watching(world) as waking:
+        await eventually_in_loop(lambda: waking.rests(QWEN))
+        await waking.heed(QWEN, RouterReport(held_requests=3, can_be_watched=True))
+        await waking.heed(QWEN, RouterReport(held_requests=0))
+        await waking.heed(LLAMA, RouterReport(held_requests=3))
+        assert await waking.next_wakes(0.02) == {}
+
+        waiting = asyncio.create_task(waking.next_wakes(60.0))
+        await waking.heed(QWEN, RouterReport(held_requests=3))
+        woken = {QWEN: Wake(held_requests=3, held_percent=30.0)}
+        assert await waiting == woken
+        assert waking.wakes() == woken
+        monkeypatch.setattr(module, "REPORTED_SECONDS", -1.0)
+        assert waking.wakes() == {}
+
+        monkeypatch.undo()
+        await waking.heed(QWEN, RouterReport(held_requests=3))
+        world.add_replica("qwen-1")
+        waking.note()
+        await eventually_in_loop(lambda: waking.wakes() == {})
 
 
 @pytest.mark.parametrize("impossible", [inf, nan, -1.0])

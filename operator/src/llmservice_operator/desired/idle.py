@@ -35,9 +35,7 @@ def idle_replicas(
     if report is not None and report.is_stale(now.timestamp()):
         report = None
     if current == 0:
-        # Nobody learns of a request that waits in an old router.
-        unnoticed = int(report is not None and report.has_old_router)
-        return max(scheduled, unnoticed, 0 if wake is None else _woken(autoscaling, wake))
+        return max(scheduled, 0 if wake is None else _woken(autoscaling, wake))
     if scheduled or wake is not None or report is None or not _takes_requests(service):
         return None
     # A report from before the last start would end the new replicas.

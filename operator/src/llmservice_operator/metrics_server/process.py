@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.router_messages import RouterReport
 from llmservice_operator.cluster import (
     Cache,
     Cluster,
@@ -91,12 +92,17 @@ class MetricsServer:
         cache = Cache()
         events = EventRecorder(cluster, self._address, lambda: datetime.now(UTC))
         refused = RefusedRequests(cache.service, events.record, self._is_leader)
+
+        async def on_report(key: Key, report: RouterReport) -> None:
+            await refused.note(key, report)
+            await waking.heed(key, report)
+
         updates = RouterUpdates(
             lambda key: cache.owned(key, PODS),
             lambda: cache.of_kind(PODS),
             lambda: cache.changes(PODS),
             routers.send,
-            refused.note,
+            on_report,
             refusal_of=lambda key: refusal_of(cache.service(key)),
             rests=lambda key: waking.rests(key),
         )

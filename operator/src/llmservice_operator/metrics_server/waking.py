@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.router_messages import RouterReport
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import Key
 from llmservice_operator.metrics_server.rest import may_wake
@@ -33,6 +34,9 @@ SEARCH_SECONDS: Final = 10.0
 """Longest time in seconds between two searches for router pods."""
 GATHER_SECONDS: Final = 0.5
 """Time in seconds for which changes are gathered before a search."""
+REPORTED_SECONDS: Final = 10.0
+"""Time in seconds for which the held requests in a report of an old router count. The router is
+asked every five seconds."""
 LONGEST_WAIT_SECONDS: Final = 60.0
 """Longest time in seconds for which an operator may wait for a service that must be woken."""
 
@@ -72,6 +76,9 @@ class Waking:
         self._watches: dict[_Pod, asyncio.Task[None]] = {}
         self._held: defaultdict[Key, dict[_Pod, int]] = defaultdict(dict)
         """Requests that wait in the router pods of each service that must be woken."""
+        self._reported: dict[Key, tuple[float, int]] = {}
+        """Time of the last report in which an old router of a service at rest held requests, and
+        their number."""
         self._resting: set[Key] = set()
         self._is_changed = asyncio.Event()
         self._news = asyncio.Condition()
@@ -92,7 +99,25 @@ class Waking:
 
     def wakes(self) -> dict[Key, Wake]:
         """Return the services that must be woken now."""
-        return {key: self._wake(key, sum(held.values())) for key, held in self._held.items()}
+        since = asyncio.get_running_loop().time() - REPORTED_SECONDS
+        self._reported = {
+            key: each
+            for key, each in self._reported.items()
+            if each[0] >= since and self.rests(key)
+        }
+        held = {key: number for key, (_, number) in self._reported.items()}
+        held |= {key: sum(pods.values()) for key, pods in self._held.items()}
+        return {key: self._wake(key, number) for key, number in held.items()}
+
+    async def heed(self, key: Key, report: RouterReport) -> None:
+        """Wake a service at rest whose router holds requests, and is too old for a question that
+        waits.
+        """
+        if report.can_be_watched or not report.held_requests or not self.rests(key):
+            return
+        self._reported[key] = asyncio.get_running_loop().time(), report.held_requests
+        async with self._news:
+            self._news.notify_all()
 
     def _wake(self, key: Key, held: int) -> Wake:
         try:
@@ -109,7 +134,7 @@ class Waking:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._news:
-                await self._news.wait_for(lambda: self._held or self._ends)
+                await self._news.wait_for(lambda: self._held or self._reported or self._ends)
         return self.wakes()
 
     async def end(self) -> None:
