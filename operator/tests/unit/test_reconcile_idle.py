@@ -19,7 +19,7 @@ from llmservice_operator.kinds import (
     PODS,
     SCALED_OBJECTS,
 )
-from llmservice_operator.metrics_server.rest import refusal_of
+from llmservice_operator.metrics_server.rest import ROOM_SECONDS, refusal_of
 from llmservice_operator.names import FIELD_MANAGER, MANAGED_BY_LABEL, SERVICE_LABEL
 from llmservice_operator.reconcile import LOOK_AT_IDLE_SECONDS
 from operator_support.report import a_report
@@ -157,6 +157,25 @@ async def test_an_object_over_a_quota_refuses_no_request_of_a_service_that_can_s
     await world.settle()
     assert world.replicas == 1
     assert refusal_of(world.cluster.objects[LLMSERVICES, "llama"]) is None
+
+
+async def test_requests_of_a_woken_service_are_refused_while_a_quota_refuses_its_pod(
+    world: World,
+) -> None:
+    await serve(world, "External")
+    await rest(world)
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    await world.settle()
+    workload = world.cluster.objects[DEPLOYMENTS, "llama"]
+    over = 'pods "llama-2" is forbidden: exceeded quota: few'
+    failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": over}
+    status = {"observedGeneration": workload["metadata"].get("generation", 0)}
+    world.see({**workload, "status": {**status, "conditions": [failed]}})
+    await world.settle()
+    assert world.condition("Ready")["reason"] == "QuotaExceeded"
+    refusal = refusal_of(world.cluster.objects[LLMSERVICES, "llama"])
+    assert refusal is not None
+    assert refusal.begins == world.now.timestamp() + ROOM_SECONDS
 
 
 async def test_a_start_that_takes_longer_than_a_request_waits_is_told(world: World) -> None:
