@@ -26,7 +26,7 @@ OPERATOR = Row(
     (
         Graph(
             "Leaders",
-            "1 on the pod that holds each Lease.",
+            "1 on the pod that holds the Lease.",
             "short",
             (Query(largest("leader_election_master_status", "name, pod"), "{{name}} {{pod}}"),),
         ),

@@ -86,6 +86,13 @@ llmservice-metrics-server
   verbs: [create, patch]
 {{- end -}}
 
+{{- define "llmservice-operator.metricsServerPeerRules" -}}
+# The Ready metrics servers, among which the services are shared.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
+{{- end -}}
+
 {{- define "llmservice-operator.metricsServerClusterRules" -}}
 # May the user on whose behalf the API server asks read metrics?
 - apiGroups: [authorization.k8s.io]

@@ -39,6 +39,11 @@ def operator_lease_rights(name: str) -> set[Right]:
     return rights_of(rights.rules(rights.operator_lease_rights(name)))
 
 
+def metrics_server_peer_rights() -> set[Right]:
+    """Return the metrics server's rights in its own namespace."""
+    return rights_of(rights.rules(rights.METRICS_SERVER_PEERS))
+
+
 def metrics_server_cluster_rights(name: str) -> set[Right]:
     """Return the metrics server's further rights for serving external metrics."""
     return rights_of(rights.rules(rights.metrics_server_cluster_rights(name)))

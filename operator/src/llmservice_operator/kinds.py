@@ -74,6 +74,7 @@ INFERENCE_POOLS: Final = Kind(
 EVENTS: Final = Kind("", "v1", "Event", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 CONFIG_MAPS: Final = Kind("", "v1", "ConfigMap", "configmaps", names.CHILD_SELECTOR)
+ENDPOINT_SLICES: Final = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 CLUSTER_ROLES: Final = Kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles")
 API_SERVICES: Final = Kind("apiregistration.k8s.io", "v1", "APIService", "apiservices")
 SUBJECT_ACCESS_REVIEWS: Final = Kind(

@@ -19,6 +19,7 @@ from llmservice_operator.children import CHILDREN, Grant
 from llmservice_operator.kinds import (
     API_SERVICES,
     CLUSTER_ROLES,
+    ENDPOINT_SLICES,
     EVENTS,
     LEASES,
     LLMSERVICES,
@@ -124,6 +125,15 @@ TOKEN_CHECKS: Final = (
 )
 """Cluster-wide right of the metrics server, if it asks its callers for tokens."""
 
+METRICS_SERVER_PEERS: Final = (
+    Right(
+        ENDPOINT_SLICES,
+        ("list",),
+        why="The Ready metrics servers, among which the services are shared.",
+    ),
+)
+"""Rights of the metrics server in its own namespace."""
+
 _NAMELESS: Final = "A create request carries no name that a rule could be limited to."
 
 
@@ -180,6 +190,7 @@ def render_chart_rules() -> str:
         "rules": OPERATOR,
         "metricsApiRules": OPERATOR_OF_METRICS_API,
         "metricsServerRules": METRICS_SERVER,
+        "metricsServerPeerRules": METRICS_SERVER_PEERS,
         "metricsServerClusterRules": metrics_server_cluster_rights("{{ . }}"),
         "leaseRules": lease_rights("{{ . }}"),
         "tokenRules": TOKEN_CHECKS,

@@ -204,7 +204,7 @@ class MetricsServerSettings(Settings):
     owner_role: str = "llmservice-operator-metrics-server"
     """ClusterRole that owns the APIService, so that both are deleted together."""
     pod_address: str = "127.0.0.1"
-    """Address at which the other replica reaches this process."""
+    """Address at which the other metrics servers reach this process."""
     drain_seconds: int = Field(5, ge=0, le=3600, description="a whole number up to 3600")
     """Time in seconds that the server keeps responding after SIGTERM, until the cluster has stopped
     routing clients to it."""

@@ -8,14 +8,15 @@ from typing import Any
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.accelerator_class import AcceleratorClass
-from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
-from llmservice_operator.metrics_server.fleet import Engines, Fleet
+from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
+from llmservice_operator.metrics_server.scrapes import Engines
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
 from llmservice_operator.scaling.signals import RouterPod, RouterSnapshot
 from llmservice_operator.scaling.step_model import StepModel
+from llmservice_operator.sharding import Ring, Shares
 from operator_support.processes import make_service
 from operator_support.scaling import TRUTH, Server, load
 
@@ -117,18 +118,32 @@ class World:
     """Requests that the routers of each service hold."""
     has_old_router: bool = False
     """Whether the routers are too old to be watched."""
-    leader_is_late: bool = False
-    """True if standbys get the leader's reports of one tick ago."""
+    ready: frozenset[str] = frozenset()
+    """Metrics servers that are Ready; none means that each one is alone."""
+    silent: set[str] = field(default_factory=set)
+    """Metrics servers that do not answer the others."""
+    fleets: list[tuple[str, Fleet]] = field(default_factory=list)
+    """All fleets, with the names of their metrics servers."""
 
-    def fleet(self, engines: Engines | None = None) -> Fleet:
-        return Fleet(
+    def learner_and_follower(self, engines: Engines | None = None) -> tuple[Fleet, Fleet]:
+        """Return both metrics servers of a release; `engines` is the follower's connection."""
+        self.ready = frozenset({"one", "other"})
+        learner, follower = Ring(self.ready).keepers(KEY)
+        return self.fleet(name=learner), self.fleet(engines, name=follower)
+
+    def fleet(self, engines: Engines | None = None, *, name: str = "alone") -> Fleet:
+        made = Fleet(
             lambda: self.services,
             self.pods.manifests,
             engines or self.pods,
             lambda: NAMESPACES_ONLY,
             self.classes,
             ask_routers=self.ask_routers,
+            shares=lambda: Shares(name, self.ready),
+            silent=lambda: self.silent - {name},
         )
+        self.fleets.append((name, made))
+        return made
 
     async def ask_routers(self) -> Mapping[Key, tuple[RouterPod, ...]]:
         watched = not self.has_old_router
@@ -137,18 +152,15 @@ class World:
             for key, held in self.held.items()
         }
 
-    async def run(self, seconds: float, rate: float, leader: Fleet, *standbys: Fleet) -> None:
-        """Let time pass. In each tick the leader makes a round, and then each standby does."""
-
-        async def reports_of_leader(at: float) -> Mapping[Key, LoadReport]:
-            late = {
-                key: it.model_copy(update={"at": at - TICK}) for key, it in leader.reports.items()
-            }
-            return late if self.leader_is_late else leader.reports
-
+    async def run(self, seconds: float, rate: float, *fleets: Fleet) -> None:
+        """Let time pass. In each tick, each fleet makes a round and then tells the others."""
+        names = {id(fleet): name for name, fleet in self.fleets}
         for _ in range(int(seconds / TICK)):
             self.pods.now += TICK
             self.pods.serve(rate)
-            await leader.round(self.pods.now)
-            for standby in standbys:
-                await standby.round(self.pods.now, reports_of_leader)
+            for fleet in fleets:
+                await fleet.round(self.pods.now)
+                told = fleet.computed_for({names[id(fleet)], *self.silent})
+                for other in fleets:
+                    if other is not fleet and names[id(fleet)] not in self.silent:
+                        other.take(told)

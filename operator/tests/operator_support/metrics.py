@@ -148,7 +148,6 @@ class MetricsServerProcess(OperatorProcess):
     def __init__(self, log: Path, namespace: str, **settings: str) -> None:
         self.scaling_port, self.external_port = free_port(), free_port()
         defaults = {
-            "LEASE_NAME": "llmservice-operator-metrics-server",
             "SCALING_PORT": str(self.scaling_port),
             "EXTERNAL_METRICS_PORT": str(self.external_port),
             "DRAIN_SECONDS": "0",

@@ -37,7 +37,6 @@ class IdleQueue:
 def use_everything(metrics: ProcessMetrics) -> None:
     """Give every metric that both processes have a value."""
     metrics.request_finished("GET", "https://10.0.0.1", "200", 0.1)
-    metrics.read_leadership("lease", lambda: True)
     metrics.watch_event("pods")
     metrics.watches_restarted()
     metrics.read_cache("pods", lambda: 1, lambda: 0)
@@ -75,6 +74,7 @@ async def test_the_operator_has_the_metrics_of_the_page_and_no_others() -> None:
     for result in ("success", "error", "timeout"):
         metrics.finished(0.1, result)
     metrics.read_queue(IdleQueue(), workers=1)
+    metrics.read_leadership("lease", lambda: True)
     metrics.applied("services", "created")
     metrics.drift_corrected("services")
     metrics.terminal_error()
@@ -113,6 +113,7 @@ def metrics_of_a_server(registration: Registered) -> MetricsServerMetrics:
     use_everything(metrics)
     metrics.read_reports(lambda: {KEY: report})
     metrics.read_external(cast(SecureServer, Secure()), cast(Registration, registration))
+    metrics.read_shares(lambda: 4, lambda: (25, 26))
     metrics.round_ended(1.0)
     metrics.scraped(3, 1)
     return metrics
@@ -124,6 +125,9 @@ async def test_the_metrics_server_has_the_metrics_of_the_page_and_no_others() ->
     headings = ("Metrics server", "External metrics of a metrics server", BOTH)
     assert differences(text, *headings) == []
     assert 'scrapes_total{result="answered"} 3.0' in text
+    assert "metrics_server_members 4.0" in text
+    assert 'metrics_server_services{role="learner"} 25.0' in text
+    assert 'metrics_server_services{role="follower"} 26.0' in text
     assert 'scrapes_total{result="failed"} 1.0' in text
     assert 'api_service_other_owner{owner="keda/metrics"} 1.0' in text
     assert "api_service_available 0.0" in text

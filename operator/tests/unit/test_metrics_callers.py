@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,8 @@ from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.metrics_server import callers
 from llmservice_operator.metrics_server.callers import Readers, Tokens, Unchecked, admission
 from llmservice_operator.metrics_server.operator_lease import AGAIN_SECONDS, OperatorLease
-from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
+from llmservice_operator.metrics_server.peers import PeerClient
+from llmservice_operator.metrics_server.report_api import create_report_app
 from llmservice_operator.names import TOKEN_SENDER_ANNOTATION
 from llmservice_operator.service_account_token import TokenFile
 from operator_support.report import a_report
@@ -65,6 +66,9 @@ class OneReport:
     reports = REPORTS
 
     async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]:
+        return REPORTS
+
+    def computed_for(self, learners: Collection[str]) -> Mapping[Key, LoadReport]:
         return REPORTS
 
 
@@ -148,7 +152,7 @@ async def test_the_account_of_keda_reads_single_reports_at_most_of_its_namespace
         assert (await ask(server, ONE))[0] == 401
 
 
-async def test_the_operator_and_the_standby_send_the_token_that_their_file_has_now(
+async def test_the_operator_and_the_metrics_servers_send_the_token_that_their_file_has_now(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "token"
@@ -156,17 +160,17 @@ async def test_the_operator_and_the_standby_send_the_token_that_their_file_has_n
     headers = TokenFile(path).headers
     async with serving(CLOSED) as server, aiohttp.ClientSession() as session:
         operator = LoadReportClient(str(server.make_url("/")), headers=headers)
-        leader = LeaderClient(headers)
+        client, member = PeerClient(headers), f"{server.host}:{server.port}"
         await operator.poll(session)
         assert operator.read(*KEY) is None
         assert "the token is not valid: send one that has not expired" in caplog.text
-        assert await leader.ask(f"{server.host}:{server.port}", 0.0) == {}
+        assert await client.reports(member, 0.0, ["me"]) is None
 
         path.write_text("good\n")
         await operator.poll(session)
         assert operator.read(*KEY) is not None
-        assert await leader.ask(f"{server.host}:{server.port}", 0.0) == REPORTS
-        await leader.close()
+        assert await client.reports(member, 0.0, ["me"]) == REPORTS
+        await client.close()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Tests rounds over simulated services and pods: reports, the leader and its standby."""
+"""Tests rounds over simulated services and pods: reports, the learner and the follower."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,15 +8,17 @@ import pytest
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
-from llmservice_operator.metrics_server import fleet as fleet_module
+from llmservice_operator.metrics_server import scrapes
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.metrics_server.turns import OF_A_NAMESPACE
 from llmservice_operator.scaling import assess
 from llmservice_operator.scaling.signals import RouterPod
 from llmservice_operator.scaling.step_model import StepModel
+from llmservice_operator.sharding import Ring
 from operator_support.fleet import KEY, START, TICK, BadConnection, Pods, World, service
 from operator_support.processes import make_service
 from operator_support.scaling import TRUTH, load
@@ -112,7 +114,7 @@ async def test_a_round_asks_the_routers_and_the_replicas_at_the_same_time(world:
 async def test_the_silent_pods_of_a_tenant_delay_no_other_replica(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet_module, "ROUND_SECONDS", 0.5)
+    monkeypatch.setattr(scrapes, "ROUND_SECONDS", 0.5)
     hung = [f"hung-{number}" for number in range(600)]
     silent, asked = Pods(), set[str]()
     for name in hung:
@@ -187,35 +189,37 @@ async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
     assert "NetworkPolicy" in report.message
 
 
-async def test_a_standby_repeats_the_leader_even_where_its_own_answers_differ(
+async def test_a_follower_repeats_the_learner_even_where_its_own_answers_differ(
     world: World,
 ) -> None:
     connection = BadConnection(world.pods)
-    leader, standby = world.fleet(), world.fleet(connection)
-    await world.run(120, 8, leader, standby)
+    learner, follower = world.learner_and_follower(connection)
+    await world.run(120, 8, learner, follower)
 
     connection.silent = {"a"}
-    await world.run(90, 8, leader, standby)
-    assert standby.reports == leader.reports
+    await world.run(90, 8, learner, follower)
+    assert follower.reports == learner.reports
 
     connection.silent = {"a", "b"}
-    await world.run(30, 8, leader, standby)
-    assert standby.reports == leader.reports
+    await world.run(30, 8, learner, follower)
+    assert follower.reports == learner.reports
 
 
-async def test_a_standby_knows_the_load_even_if_the_leader_cannot_reach_the_pods(
+async def test_a_follower_knows_the_load_even_if_the_learner_cannot_reach_the_pods(
     world: World,
 ) -> None:
     connection = BadConnection(world.pods)
-    leader, standby = world.fleet(connection), world.fleet()
-    await world.run(120, 8, leader, standby)
-    before = standby.reports[KEY].demand_percent
+    world.ready = frozenset({"one", "other"})
+    first, second = Ring(world.ready).keepers(KEY)
+    learner, follower = world.fleet(connection, name=first), world.fleet(name=second)
+    await world.run(120, 8, learner, follower)
+    before = follower.reports[KEY].demand_percent
 
     connection.silent = {"a", "b"}
-    await world.run(60, 8, leader, standby)
+    await world.run(60, 8, learner, follower)
 
-    assert leader.reports[KEY].missing == "ReplicasMissing"
-    assert standby.reports[KEY].demand_percent == pytest.approx(before, rel=0.02)
+    assert learner.reports[KEY].missing == "ReplicasMissing"
+    assert follower.reports[KEY].demand_percent == pytest.approx(before, rel=0.02)
 
 
 async def test_a_request_for_an_unfinished_round_gets_its_reports_at_the_end(
@@ -234,40 +238,43 @@ async def test_a_request_for_an_unfinished_round_gets_its_reports_at_the_end(
     assert (await fleet.reports_as_of(at - TICK))[KEY].at == at
 
 
-async def test_a_standby_of_a_late_leader_reports_with_the_leaders_calibration(
+def computed(fleet: Fleet, world: World) -> LoadReport:
+    """Return the report that a fleet has computed, even if it repeats another one."""
+    return fleet.computed_for(world.ready)[KEY]
+
+
+async def test_a_follower_computes_the_load_with_the_learners_calibration(
     world: World,
 ) -> None:
-    world.leader_is_late = True
-    leader, standby = world.fleet(), world.fleet()
-    await world.run(300, 8, leader)
+    learner, follower = world.learner_and_follower()
+    await world.run(300, 8, learner)
     for rate in (8, 10, 12):
-        await world.run(90, rate, leader, standby)
+        await world.run(90, rate, learner, follower)
 
-        ours, theirs = leader.reports[KEY], standby.reports[KEY]
+        ours, theirs = learner.reports[KEY], computed(follower, world)
         assert ours.demand_percent is not None
         assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
         assert theirs.capacity_factor == ours.capacity_factor
 
 
 @pytest.mark.parametrize("known_before", [0, 120])
-async def test_a_standby_that_misses_a_replica_reports_as_the_leader_does(
+async def test_a_follower_that_misses_a_replica_computes_the_load_of_the_learner(
     world: World, known_before: int
 ) -> None:
-    world.leader_is_late = True
     connection = BadConnection(world.pods)
-    leader, standby = world.fleet(), world.fleet(connection)
-    await world.run(300, 20, leader)
-    await world.run(known_before, 20, leader, standby)
+    learner, follower = world.learner_and_follower(connection)
+    await world.run(300, 20, learner)
+    await world.run(known_before, 20, learner, follower)
 
     connection.silent = {"b"}
-    await world.run(90, 20, leader, standby)
-    assert standby.reports[KEY].missing_replicas == 1
+    await world.run(90, 20, learner, follower)
+    assert computed(follower, world).missing_replicas == 1
 
     connection.silent.clear()
-    await world.run(TICK, 20, leader, standby)
+    await world.run(TICK, 20, learner, follower)
     for _ in range(12):
-        await world.run(TICK, 20, leader, standby)
-        ours, theirs = leader.reports[KEY], standby.reports[KEY]
+        await world.run(TICK, 20, learner, follower)
+        ours, theirs = learner.reports[KEY], computed(follower, world)
         assert ours.demand_percent is not None
         assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
 
@@ -287,38 +294,39 @@ async def test_a_silent_replica_is_counted_at_the_services_own_target(world: Wor
     assert fleet.reports[KEY].demand_percent == pytest.approx(known / 2 + 50, rel=0.01)
 
 
-async def test_a_new_standby_lags_until_it_knows_what_the_leader_knows(world: World) -> None:
-    leader, together, later = world.fleet(), world.fleet(), world.fleet()
-    await world.run(30, 8, leader, together)
+async def test_a_new_follower_lags_until_it_knows_what_the_learner_knows(world: World) -> None:
+    learner, together = world.learner_and_follower()
+    await world.run(30, 8, learner, together)
     assert not together.lags
 
-    await world.run(60, 8, leader, together)
-    await world.run(55, 8, leader, later)
+    await world.run(60, 8, learner, together)
+    later = world.fleet(name=Ring(world.ready).keepers(KEY)[1])
+    await world.run(55, 8, learner, later)
     assert later.lags
-    await world.run(10, 8, leader, later)
+    await world.run(10, 8, learner, later)
     assert not later.lags
 
 
-async def test_a_service_without_pods_delays_no_standby(world: World) -> None:
-    leader, standby = world.fleet(), world.fleet()
-    await world.run(120, 8, leader)
+async def test_a_service_without_pods_delays_no_follower(world: World) -> None:
+    learner, follower = world.learner_and_follower()
+    await world.run(120, 8, learner)
     world.pods.servers.clear()
 
-    await world.run(30, 0, leader, standby)
+    await world.run(30, 0, learner, follower)
 
-    assert leader.reports[KEY].missing == "NoReadyReplica"
-    assert not standby.lags
+    assert learner.reports[KEY].missing == "NoReadyReplica"
+    assert not follower.lags
 
 
-async def test_a_standby_continues_alone_when_the_leader_is_gone(world: World) -> None:
-    leader, standby = world.fleet(), world.fleet()
-    await world.run(120, 8, leader, standby)
-    before = standby.reports[KEY].demand_percent
+async def test_a_follower_continues_alone_when_the_learner_is_gone(world: World) -> None:
+    learner, follower = world.learner_and_follower()
+    await world.run(120, 8, learner, follower)
+    before = follower.reports[KEY].demand_percent
     assert before is not None
 
-    await world.run(60, 8, standby)
+    await world.run(60, 8, follower)
 
-    assert standby.reports[KEY].demand_percent == pytest.approx(before, rel=0.05)
+    assert follower.reports[KEY].demand_percent == pytest.approx(before, rel=0.05)
 
 
 async def test_a_new_process_begins_with_the_calibration_in_the_status(world: World) -> None:

@@ -26,7 +26,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.requests = RefusedRequests(
-            self.services.get, self._record, lambda: self.leads, lambda: self.now
+            self.services.get, self._record, lambda _: self.leads, lambda: self.now
         )
 
     async def _record(self, service: Manifest, type_: str, reason: str, message: str) -> None:
@@ -69,7 +69,7 @@ async def test_a_request_that_ends_two_replicas_again_later_gives_a_further_even
     assert len(bench.events) == 2
 
 
-async def test_a_standby_writes_no_event_and_repeats_none_when_it_leads() -> None:
+async def test_a_follower_writes_no_event_and_repeats_none_when_it_takes_over() -> None:
     bench = Bench(leads=False)
     await bench.note(QWEN, ONE)
     bench.leads = True

@@ -8,6 +8,7 @@ import yaml
 from llmservice_operator.children import CHILDREN
 from llmservice_operator.rights import (
     METRICS_SERVER,
+    METRICS_SERVER_PEERS,
     OPERATOR,
     OPERATOR_OF_METRICS_API,
     lease_rights,
@@ -53,7 +54,7 @@ def test_each_chart_value_that_grants_rights_is_off_or_on_by_default() -> None:
 
 
 def test_no_right_is_a_wildcard_or_reaches_a_secret() -> None:
-    rights = [*OPERATOR, *OPERATOR_OF_METRICS_API, *METRICS_SERVER]
+    rights = [*OPERATOR, *OPERATOR_OF_METRICS_API, *METRICS_SERVER, *METRICS_SERVER_PEERS]
     rights += [*metrics_server_cluster_rights("role"), *lease_rights("lease")]
     assert not [each for each in rights if "*" in (each.kind.group, each.resource, *each.verbs)]
     assert not [each for each in rights if each.resource == "secrets"]

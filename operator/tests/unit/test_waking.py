@@ -62,6 +62,8 @@ class World:
     asked: list[str] = field(default_factory=list)
     away: set[str] = field(default_factory=set)
     is_held: asyncio.Event = field(default_factory=asyncio.Event)
+    keeps: Callable[[Key], bool] = lambda _: True
+    """Whether this metrics server watches a service."""
 
     def add(self, key: Key, routers: int = 1) -> None:
         self.services[key[1]] = service(key[1])
@@ -97,6 +99,7 @@ async def watching(
         world.ask,
         held_percent,
         pauses=(0.01, 0.02),
+        keeps=world.keeps,
     )
     async with running(waking.run()):
         yield waking
@@ -405,3 +408,22 @@ def test_a_service_that_is_deleted_or_suspended_refuses_requests_at_once() -> No
         "the service is suspended; send the request again when it is resumed",
         -inf,
     )
+
+
+async def test_a_wake_that_another_metrics_server_knows_is_told_until_that_one_forgets_it(
+    world: World,
+) -> None:
+    wake = {LLAMA: Wake(held_requests=2, held_percent=20.0)}
+    world.keeps = lambda key: key == QWEN
+    async with watching(world) as waking, served(waking) as server, ClientSession() as session:
+        await eventually_in_loop(lambda: waking.watched == 2)
+        first, _ = await asyncio.gather(waking.next_wakes(60), waking.learn("other", wake))
+        assert first == wake
+        async with session.get(server.make_url(f"{names.WAKES_PATH}?wait=0")) as answer:
+            assert list(await answer.json()) == ["team/llama"]
+        # Another metrics server gets only the wakes that this one has found itself.
+        async with session.get(server.make_url(f"{names.WAKES_PATH}?wait=0&own=true")) as answer:
+            assert await answer.json() == {}
+        await waking.learn("other", {})
+        assert await waking.next_wakes(0.0) == {}
+    assert set(world.asked) == {"address-of-qwen-router-0", "address-of-qwen-router-1"}

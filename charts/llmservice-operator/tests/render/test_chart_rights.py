@@ -24,6 +24,7 @@ from rights_table import (
     lease_rights,
     metrics_api_rights,
     metrics_server_cluster_rights,
+    metrics_server_peer_rights,
     metrics_server_rights,
     operator_lease_rights,
     operator_rights,
@@ -105,7 +106,7 @@ def test_the_metrics_server_has_exactly_these_rights() -> None:
         | metrics_server_cluster_rights(name)
         | token_rights(),
         ("RoleBinding", "kube-system"): set(),
-        ("RoleBinding", NAMESPACE): lease_rights(name) | operator_lease_rights(RELEASE),
+        ("RoleBinding", NAMESPACE): metrics_server_peer_rights() | operator_lease_rights(RELEASE),
     }
 
 
@@ -116,8 +117,7 @@ def test_with_watch_namespaces_the_metrics_server_has_roles_and_may_check_tokens
         ("RoleBinding", "team-a"): metrics_server_rights(),
         ("RoleBinding", "team-b"): metrics_server_rights(),
         ("ClusterRoleBinding", None): token_rights(),
-        ("RoleBinding", NAMESPACE): lease_rights(f"{RELEASE}-metrics-server")
-        | operator_lease_rights(RELEASE),
+        ("RoleBinding", NAMESPACE): metrics_server_peer_rights() | operator_lease_rights(RELEASE),
     }
     service = find(manifests, "Service", name=f"{RELEASE}-metrics-server")
     assert [it["port"] for it in service["spec"]["ports"]] == [8081, 8080]
@@ -151,9 +151,8 @@ def test_without_tokens_a_release_for_some_namespaces_has_no_cluster_wide_right(
     manifests = render(values)
 
     assert not [it for it in manifests if it["kind"].startswith("ClusterRole")]
-    assert grants(manifests, METRICS_SERVER)["RoleBinding", NAMESPACE] == lease_rights(
-        f"{RELEASE}-metrics-server"
-    )
+    own = grants(manifests, METRICS_SERVER)["RoleBinding", NAMESPACE]
+    assert own == metrics_server_peer_rights()
 
 
 def test_with_watch_namespaces_users_get_the_same_rights_by_roles_there() -> None:
@@ -176,7 +175,7 @@ def test_without_external_metrics_nothing_is_granted_outside_of_the_services() -
 
     assert grants(manifests, METRICS_SERVER) == {
         ("ClusterRoleBinding", None): metrics_server_rights() | token_rights(),
-        ("RoleBinding", NAMESPACE): lease_rights(owner) | operator_lease_rights(RELEASE),
+        ("RoleBinding", NAMESPACE): metrics_server_peer_rights() | operator_lease_rights(RELEASE),
     }
     # Kubernetes deletes the APIService with the role that owns it.
     assert owner not in [it["metadata"]["name"] for it in manifests if it["kind"] == "ClusterRole"]

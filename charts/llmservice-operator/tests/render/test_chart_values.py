@@ -275,7 +275,7 @@ def test_the_metrics_server_reads_the_values_from_its_environment() -> None:
 
     assert settings.metrics_api is everything["metricsAPI"]["enabled"]
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]
-    assert settings.lease_name == own.service_name == own.owner_role == name
+    assert own.service_name == own.owner_role == name
     assert [settings.health_port, own.scaling_port, own.external_port] == [
         it["containerPort"] for it in its["ports"]
     ]

@@ -147,15 +147,15 @@ class Cluster:
         return found
 
     async def list_all(
-        self, kind: Kind, namespace: str | None, limit: int = LIST_CHUNK
+        self, kind: Kind, namespace: str | None, limit: int = LIST_CHUNK, selector: str = ""
     ) -> AsyncIterator[Manifest]:
-        """Yield every object that the kind's selector matches.
+        """Yield every object that the selector matches, which is the kind's unless it is given.
 
         The namespace None means all namespaces.
         """
         query = {"limit": str(limit)}
-        if kind.label_selector:
-            query["labelSelector"] = kind.label_selector
+        if selector := selector or kind.label_selector:
+            query["labelSelector"] = selector
         while True:
             page = await self._request("GET", kind.path(namespace), query)
             items, head = page.get("items") or [], page.get("metadata")

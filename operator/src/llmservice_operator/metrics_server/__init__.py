@@ -1,7 +1,11 @@
 """`llmservice-operator metrics-server`: measures and reports the load of every service.
 
 process            the process that runs all parts
-fleet              one round: query every pod, assess every service
+members            the other metrics servers of the release
+peers              the reports and wakes of the other metrics servers
+fleet              one round: query and assess the services of this metrics server
+scrapes            the queries of a round, none of which delays the others
+turns              the requests that run at the same time
 report_builder     the load report of one service
 calibration_store  calibrations in the status of the services
 report_api         the reports as JSON

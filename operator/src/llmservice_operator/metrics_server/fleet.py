@@ -1,14 +1,13 @@
-"""Runs rounds over all services. A round queries every replica and builds the report of every
-service.
+"""Runs rounds over the services that this metrics server watches. A round queries every replica and
+builds the report of every service.
 """
 
 import asyncio
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
@@ -25,7 +24,7 @@ from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.metrics_server.calibration_store import stored_calibration
 from llmservice_operator.metrics_server.report_builder import build_report, scaling_view
-from llmservice_operator.metrics_server.turns import FairTurns
+from llmservice_operator.metrics_server.scrapes import Engines, Scrapes
 from llmservice_operator.scaling.assess import (
     TARGET_PERCENT,
     Assessment,
@@ -39,6 +38,7 @@ from llmservice_operator.scaling.idleness import Idleness, held_percent
 from llmservice_operator.scaling.latency import LatencyWindow
 from llmservice_operator.scaling.signals import RouterPod, Scrape
 from llmservice_operator.scaling.step_model import StepModelFit
+from llmservice_operator.sharding import Shares
 from llmservice_operator.workload import Replica, replicas_of
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,14 @@ async def _no_routers() -> Mapping[Key, tuple[RouterPod, ...]]:
 
 REST_SECONDS = STALE_SECONDS / 2
 """Age in seconds up to which the report of a service at rest is repeated unchanged."""
-ROUND_SECONDS = 4.0
-"""Longest time in seconds in which a round asks the replicas. Rounds begin every 5 seconds."""
+
+REPEATED_SECONDS = 30.0
+"""Greatest age in seconds of another metrics server's report that takes precedence over an own one.
+A round over many services takes up to two periods of five seconds."""
 
 CLOCK_SKEW_SECONDS = 30.0
 """Longest time in seconds that the API server's clock, which dates the pods, may be behind the
 clock of this process."""
-
-
-class Engines(Protocol):
-    """Queries the model server of one replica."""
-
-    async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None: ...
 
 
 @dataclass(frozen=True)
@@ -100,13 +96,14 @@ class _Service:
 
 
 class Fleet:
-    """The state of every service between two rounds, and the newest reports.
+    """The state of every service that this metrics server watches, and the newest report of every
+    service.
 
-    The leader reports the loads that it computes. A standby also computes the loads, so that it can
-    take over at any time, but repeats the leader's reports. Leader and standby query a pod some
-    milliseconds apart, and the autoscaler must not read alternating loads. If the leader does not
-    know a load, or its report is out of date, the standby computes the load with the leader's
-    calibration.
+    The learner of a service reports the load that it computes. The follower also computes the load,
+    so that it can take over at any time, but repeats the learner's report, as all other metrics
+    servers do. Learner and follower query a pod some milliseconds apart, and the autoscaler must
+    not read alternating loads. If the learner does not know a load, or does not answer, the
+    follower reports the load that it has computed with the learner's calibration.
     """
 
     def __init__(
@@ -118,41 +115,59 @@ class Fleet:
         classes: Mapping[str, AcceleratorClass],
         scraped: Callable[[int, int], None] = lambda answered, failed: None,
         ask_routers: AskRouters = _no_routers,
+        shares: Callable[[], Shares] = lambda: Shares(""),
+        silent: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """`classes` are the accelerator classes of the administrator, by name.
 
         `scraped` is called in each round with the numbers of replicas that answered and that did
-        not.
+        not. `shares` returns the share of this metrics server, by default all services. `silent`
+        returns the other metrics servers that do not answer.
         """
         self.reports: dict[Key, LoadReport] = {}
+        """The newest report of every service."""
         self.lags = False
-        """True while the leader knows a load that this process does not know yet."""
+        """True while another metrics server knows a load of which this one must learn."""
         self._services: dict[Key, _Service] = {}
+        self._own: dict[Key, LoadReport] = {}
+        """Reports that this process has computed."""
+        self._theirs: dict[Key, LoadReport] = {}
+        """Newest reports that other metrics servers have computed."""
+        self._listed: Collection[Key] = ()
+        """All services that existed in the last round."""
         self._at = -math.inf
         self._round_ended = asyncio.Condition()
         self._list_services = services
         self._list_pods = pods
-        self._engines = engines
         self._external_metrics = external_metrics
         self._classes = classes
-        self._scraped = scraped
+        self._scrapes = Scrapes(engines, scraped)
         self._ask_routers = ask_routers
-        self._turns = FairTurns()
-        self._silent: set[tuple[Key, str]] = set()
-        """Replicas that did not answer the last time, by service and name."""
-        self._left_out: set[tuple[Key, str]] = set()
-        """Replicas that got no turn in the last round."""
+        self._shares = shares
+        self._find_silent = silent
 
     @property
     def learned(self) -> dict[Key, Calibration]:
-        """Calibrations that this process has learned. A service is left out until this process has
-        watched it for a minute.
+        """Calibrations that this process has learned as the learner of a service. A service is left
+        out until this process has watched it for a minute.
         """
+        shares = self._shares()
         return {
             key: it.learned
             for key, it in self._services.items()
-            if it.learned is not None and it.is_known
+            if it.learned is not None and it.is_known and shares.leads(key)
         }
+
+    @property
+    def watched_reports(self) -> dict[Key, LoadReport]:
+        """The newest reports of the services that this process watches."""
+        return {key: self.reports[key] for key in self._own if key in self.reports}
+
+    def number_of_services(self) -> tuple[int, int]:
+        """Return the numbers of services that this process learns about, and that it follows."""
+        shares = self._shares()
+        led = sum(shares.leads(key) for key in self._own)
+        return led, len(self._own) - led
 
     def held_percent(self, key: Key, held_requests: int) -> float:
         """Return the demand of requests that wait in a router, in percent of one replica."""
@@ -162,123 +177,109 @@ class Fleet:
         state = service.state
         return held_percent(held_requests, state.capacity, state.cold_starts.estimate)
 
+    def computed_for(self, learners: Collection[str]) -> Mapping[Key, LoadReport]:
+        """Return the reports that this process has computed about the services of these
+        learners.
+        """
+        shares = self._shares()
+        return {key: it for key, it in self._own.items() if shares.learner(key) in learners}
+
+    def take(self, reports: Mapping[Key, LoadReport]) -> None:
+        """Take reports that another metrics server has computed."""
+        for key, report in reports.items():
+            known = self._theirs.get(key)
+            if known is None or known.at <= report.at:
+                self._theirs[key] = report
+                if key in self._listed:
+                    self._publish(key)
+
     async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]:
         """Wait for the end of the round at the time `at`, and return its reports or newer ones."""
         async with self._round_ended:
             await self._round_ended.wait_for(lambda: self._at >= at)
         return self.reports
 
-    async def round(
-        self,
-        at: float,
-        ask_leader: Callable[[float], Awaitable[Mapping[Key, LoadReport]]] | None = None,
-    ) -> None:
-        """Query every replica, then build every report as of `at`.
-
-        `at` is in seconds since 1970. `ask_leader` returns the leader's reports as of such a time.
-        It is None in the leader itself.
+    async def round(self, at: float) -> None:
+        """Query every replica that this process watches, then build the reports as of `at`, in
+        seconds since 1970.
         """
+        shares = self._shares()
         manifests = {
             (it["metadata"]["namespace"], it["metadata"]["name"]): it
             for it in self._list_services()
         }
+        watched = {key: it for key, it in manifests.items() if shares.keeps(key)}
         pods: defaultdict[Key, list[Manifest]] = defaultdict(list)
         for pod in self._list_pods():
             metadata = pod["metadata"]
             key = metadata["namespace"], (metadata.get("labels") or {}).get(names.SERVICE_LABEL, "")
-            if key in manifests:
+            if key in watched:
                 pods[key].append(pod)
-        replicas = {key: replicas_of(pods[key]) if key in pods else [] for key in manifests}
+        replicas = {key: replicas_of(pods[key]) if key in pods else [] for key in watched}
         # All are asked at the same time, because a request that moves from a router to a replica in
         # the meantime would count twice, or not at all.
-        answers, routers = await asyncio.gather(self._ask(replicas), self._ask_routers())
-        by_leader = await ask_leader(at) if ask_leader else {}
-        learned = {
-            key: found for key, it in by_leader.items() if (found := _learned_by(it)) is not None
-        }
+        answers, routers = await asyncio.gather(self._scrapes.ask(replicas), self._ask_routers())
+        for kept in (self._services, self._own):
+            for gone in kept.keys() - watched.keys():
+                del kept[gone]
+        for gone in (self.reports.keys() | self._theirs.keys()) - manifests.keys():
+            self.reports.pop(gone, None)
+            self._theirs.pop(gone, None)
         external_metrics = self._external_metrics()
-        repeated = {
-            key: it.model_copy(update={"external_metrics": external_metrics})
-            for key, it in by_leader.items()
-            if key in manifests and it.at >= at and it.demand_percent is not None
-        }
-        # Publish the leader's reports immediately. Otherwise leader and standby would report
-        # different loads until the reports of this process are built.
-        self.reports = {**self.reports, **repeated}
-        own: dict[Key, LoadReport] = {}
-        for gone in self._services.keys() - manifests.keys():
-            del self._services[gone]
-        for key, manifest in manifests.items():
+        for key, manifest in watched.items():
             at_rest = self._repeated_at_rest(key, manifest, replicas[key], at, external_metrics)
             if at_rest is not None:
-                own[key] = at_rest
+                self._own[key] = at_rest
                 continue
+            learned = None if shares.leads(key) else _learned_by(self._theirs.get(key), at)
             try:
-                own[key] = self._assess(
+                self._own[key] = self._assess(
                     key,
                     manifest,
                     replicas[key],
                     answers[key],
                     routers.get(key, ()),
                     at,
-                    learned.get(key),
+                    learned,
                 )
             except (ArithmeticError, ValueError):
                 # Impossible numbers from one pod must not stop the reports of other services.
                 logger.exception("%s/%s: what its replicas report makes no sense", *key)
                 self._services.pop(key, None)
+                self._own.pop(key, None)
             # Each assessment takes milliseconds. Requests to this process must not wait for all
             # assessments.
             await asyncio.sleep(0)
         self.lags = any(
-            not self._services[key].is_known
-            for key, it in by_leader.items()
-            if it.demand_percent is not None and key in own
+            it.demand_percent is not None and at - it.at <= REPEATED_SECONDS
+            for key, it in self._theirs.items()
+            if key in self._own and not self._services[key].is_known
         )
-        self.reports = {**own, **repeated}
+        self._at, self._listed = at, manifests.keys()
+        for key in manifests:
+            self._publish(key)
         async with self._round_ended:
-            self._at = at
             self._round_ended.notify_all()
 
-    async def _ask(
-        self, replicas: Mapping[Key, list[Replica]]
-    ) -> defaultdict[Key, dict[str, EngineAnswer]]:
-        """Ask every replica for ROUND_SECONDS. The replicas that get no turn come first in the next
-        round.
+    def _publish(self, key: Key) -> None:
+        """Choose the report of a service: the one of its learner, or else of its follower.
+
+        An old report stays until there is another one, because its age is a part of it.
         """
-        asked = [
-            (key, it, it.address)
-            for key, of_service in replicas.items()
-            for it in of_service
-            if it.address
-        ]
-        asked.sort(key=lambda each: (each[0], each[1].name) not in self._left_out)
-        begun = set[tuple[Key, str]]()
-
-        async def ask(key: Key, replica: Replica, address: str) -> EngineAnswer | None:
-            answers = (key, replica.name) not in self._silent
-            async with self._turns.turn(key[0], answers=answers):
-                begun.add((key, replica.name))
-                return await self._engines.ask(address, is_ready=replica.serves)
-
-        tasks = {
-            asyncio.create_task(ask(key, it, address)): (key, it.name) for key, it, address in asked
-        }
-        found: defaultdict[Key, dict[str, EngineAnswer]] = defaultdict(dict)
-        done, late = await asyncio.wait(tasks, timeout=ROUND_SECONDS) if tasks else (set(), set())
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        for task in done:
-            key, name = tasks[task]
-            if (answer := task.result()) is not None:
-                found[key][name] = answer
-        unanswered = {(key, name) for key, name in tasks.values() if name not in found[key]}
-        self._left_out = unanswered - begun
-        self._silent = (self._silent & self._left_out) | (unanswered & begun)
-        answered = sum(len(of_service) for of_service in found.values())
-        self._scraped(answered, len(asked) - answered)
-        return found
+        shares = self._shares()
+        own, theirs = self._own.get(key), self._theirs.get(key)
+        is_mine = shares.leads(key) or shares.learner(key) in self._find_silent()
+        found = [it for it in ((own, theirs) if is_mine else (theirs, own)) if it is not None]
+        fresh = [it for it in found if self._at - it.at <= REPEATED_SECONDS]
+        known = [it for it in fresh if it.demand_percent is not None]
+        report = next(iter(known or fresh), None) or max(found, key=lambda it: it.at, default=None)
+        if report is None:
+            self.reports.pop(key, None)
+            return
+        external_metrics = self._external_metrics()
+        if report.external_metrics != external_metrics:
+            report = report.model_copy(update={"external_metrics": external_metrics})
+        self.reports[key] = report
 
     def _repeated_at_rest(
         self,
@@ -292,7 +293,7 @@ class Fleet:
 
         None for any other service. An idle service therefore costs almost nothing.
         """
-        service, last = self._services.get(key), self.reports.get(key)
+        service, last = self._services.get(key), self._own.get(key)
         if replicas or service is None or last is None:
             return None
         metadata = manifest["metadata"]
@@ -342,7 +343,7 @@ class Fleet:
         service.state, assessment = aim.assess(service.state, scrape)
         if learned is not None:
             own = replace(service.state, reported_percent=reported_before)
-            service.state, assessment = _assess_as_standby(own, learned, scrape, aim)
+            service.state, assessment = _assess_as_follower(own, learned, scrape, aim)
         service.learned = calibration_of(service.state)
         service.is_known = assessment.missing != Missing.STARTING
         service.latencies = service.latencies.add(
@@ -420,31 +421,33 @@ class Fleet:
             return service.spec
 
 
-def _learned_by(report: LoadReport) -> Calibration | None:
-    """Return the calibration in the leader's report; None if there is none, or while the leader has
-    only just begun to observe the service.
+def _learned_by(report: LoadReport | None, at: float) -> Calibration | None:
+    """Return the calibration in the learner's report; None if there is none, or while the learner
+    has only just begun to observe the service.
     """
-    return None if report.missing == Missing.STARTING else report.calibration
+    if report is None or at - report.at > REPEATED_SECONDS or report.missing == Missing.STARTING:
+        return None
+    return report.calibration
 
 
-def _assess_as_standby(
+def _assess_as_follower(
     own: ScalingState,
     learned: Calibration,
     scrape: Scrape,
     aim: "_Aim",
 ) -> tuple[ScalingState, Assessment]:
-    """Assess the scrape with the leader's calibration, and keep the calibration of this process
+    """Assess the scrape with the learner's calibration, and keep the calibration of this process
     separately.
 
-    κ and cold starts are learned slowly from rare events, so the leader's values replace those of
+    κ and cold starts are learned slowly from rare events, so the learner's values replace those of
     this process.
     """
-    as_leader = with_calibration(own, learned)
-    after, assessment = aim.assess(as_leader, scrape)
+    as_learner = with_calibration(own, learned)
+    after, assessment = aim.assess(as_learner, scrape)
     kept = replace(
         own,
-        cold_starts=as_leader.cold_starts,
-        factor=as_leader.factor,
+        cold_starts=as_learner.cold_starts,
+        factor=as_learner.factor,
         reported_percent=after.reported_percent,
     )
     return kept, assessment

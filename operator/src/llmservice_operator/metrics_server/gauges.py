@@ -122,6 +122,14 @@ class MetricsServerMetrics(ProcessMetrics):
             registry=self.registry,
         )
 
+    def read_shares(
+        self, members: Callable[[], int], services: Callable[[], tuple[int, int]]
+    ) -> None:
+        """Register the functions that return the number of metrics servers, and the numbers of
+        services of which this one is the learner and the follower.
+        """
+        self.registry.register(_ShareCollector(members, services))
+
     def read_reports(self, reports: Callable[[], Mapping[Key, LoadReport]]) -> None:
         """Register the function that returns the newest reports. It is called at every scrape."""
         self.registry.register(ReportCollector(reports))
@@ -137,6 +145,28 @@ class MetricsServerMetrics(ProcessMetrics):
         """Count the replicas that a round has asked."""
         self._scrapes.labels("answered").inc(answered)
         self._scrapes.labels("failed").inc(failed)
+
+
+class _ShareCollector(Collector):
+    """Reads the share of this metrics server."""
+
+    def __init__(self, members: Callable[[], int], services: Callable[[], tuple[int, int]]) -> None:
+        self._members = members
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            f"{PREFIX}_members",
+            "Ready metrics servers, as far as this one knows",
+            float(self._members()),
+        )
+        services = GaugeMetricFamily(
+            f"{PREFIX}_services", "Services that this metrics server watches", labels=("role",)
+        )
+        learned, followed = self._services()
+        services.add_metric(("learner",), learned)
+        services.add_metric(("follower",), followed)
+        yield services
 
 
 class _ExternalCollector(Collector):

@@ -1,4 +1,4 @@
-"""Runs the metrics server as a process: watches, rounds, three ports and the leader's Lease."""
+"""Runs the metrics server as a process: watches, rounds, three ports, and questions to others."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -24,13 +23,14 @@ from llmservice_operator.cluster import (
 )
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.kinds import LLMSERVICES, PODS
-from llmservice_operator.leader import Leader, LeaderSettings
 from llmservice_operator.metrics_server.calibration_store import CalibrationStore
 from llmservice_operator.metrics_server.callers import Readers, Tokens, admission
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.gauges import MetricsServerMetrics
+from llmservice_operator.metrics_server.members import Members, member_name
 from llmservice_operator.metrics_server.operator_lease import OperatorLease
+from llmservice_operator.metrics_server.peers import PeerClient, Peers
 from llmservice_operator.metrics_server.refused_requests import RefusedRequests
 from llmservice_operator.metrics_server.registration import (
     NAMESPACES_ONLY,
@@ -38,7 +38,7 @@ from llmservice_operator.metrics_server.registration import (
     Endpoint,
     Registration,
 )
-from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
+from llmservice_operator.metrics_server.report_api import create_report_app
 from llmservice_operator.metrics_server.rest import refusal_of
 from llmservice_operator.metrics_server.router_updates import RouterClient, RouterUpdates
 from llmservice_operator.metrics_server.secure_server import SecureServer
@@ -65,17 +65,16 @@ the calibrations."""
 class MetricsServer:
     """The metrics server.
 
-    Both replicas measure and serve. The leader, which holds the Lease, also writes
-    calibrations.
+    All replicas serve the reports of all services. Each one measures its share of the services, and
+    writes the calibrations of those of which it is the learner.
     """
 
     def __init__(self, settings: OperatorSettings) -> None:
         own = settings.metrics_server
         self._settings = settings
-        self._address = f"{_host(own.pod_address)}:{own.scaling_port}"
+        self._address = member_name(own.pod_address, own.scaling_port)
         self._tasks = Tasks()
         self._round_ended: float | None = None
-        self._leader: Leader | None = None
 
     async def run(self) -> int:
         """Run until a signal arrives or a task fails. Return the exit code, which is 1 after a
@@ -88,10 +87,20 @@ class MetricsServer:
         metrics, health = MetricsServerMetrics(), Health(self._seconds_since_round)
         cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")
         engines, routers = EngineMetrics(), RouterClient()
-        leader = LeaderClient(TokenFile(settings.token_file).headers)
+        others = PeerClient(TokenFile(settings.token_file).headers)
         cache = Cache()
+        members = Members(
+            cluster,
+            settings.namespace,
+            own.service_name,
+            self._address,
+            functools.partial(health.report_hindrance, "members"),
+            lambda: waking.note(),
+        )
         events = EventRecorder(cluster, self._address, lambda: datetime.now(UTC))
-        refused = RefusedRequests(cache.service, events.record, self._is_leader)
+        refused = RefusedRequests(
+            cache.service, events.record, lambda key: members.shares.leads(key)
+        )
 
         async def on_report(key: Key, report: RouterReport) -> None:
             await refused.note(key, report)
@@ -100,17 +109,19 @@ class MetricsServer:
         updates = RouterUpdates(
             lambda key: cache.owned(key, PODS),
             lambda: cache.of_kind(PODS),
-            lambda: cache.changes(PODS),
+            lambda: cache.changes(PODS) + members.changes,
             routers.send,
             on_report,
             refusal_of=lambda key: refusal_of(cache.service(key)),
             rests=lambda key: waking.rests(key),
+            keeps=lambda key: members.shares.keeps(key),
         )
         waking = Waking(
             lambda: cache.of_kind(LLMSERVICES),
             lambda: cache.of_kind(PODS),
             routers.next_held,
             lambda key, held: fleet.held_percent(key, held),
+            keeps=lambda key: members.shares.keeps(key),
         )
 
         def note(key: Key) -> None:
@@ -134,9 +145,14 @@ class MetricsServer:
             settings.accelerator_classes,
             metrics.scraped,
             updates.ask,
+            lambda: members.shares,
+            lambda: peers.silent,
         )
-        metrics.read_reports(lambda: fleet.reports)
-        metrics.read_leadership(settings.lease_name, self._is_leader)
+        peers = Peers(
+            lambda: members.shares, others.reports, others.wakes, fleet.take, waking.learn
+        )
+        metrics.read_reports(lambda: fleet.watched_reports)
+        metrics.read_shares(lambda: len(members.shares.ready), fleet.number_of_services)
         tokens = Tokens(lambda token: cluster.review_token(token, names.METRICS_SERVER_AUDIENCE))
         earlier = self._operator_lease(cluster)
         reports = create_report_app(fleet, admission(self._readers(), tokens, earlier))
@@ -150,8 +166,10 @@ class MetricsServer:
         self._tasks.start("audit", reflector.audit())
         self._tasks.start("router-updates", _once(reflector.loaded, updates.run))
         self._tasks.start("waking", _once(reflector.loaded, waking.run))
-        lease = Lease(cluster, settings.namespace, settings.lease_name)
-        ending = [self._tasks.start("lead", self._lead(lease, settings.lease_seconds))]
+        self._tasks.start("peers", peers.run())
+        # The last writes are about the services of which this process was the learner.
+        searching = self._tasks.start("members", members.run())
+        ending = list[asyncio.Task[None]]()
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
         if secure is not None and registration is not None:
             metrics.read_external(secure, registration)
@@ -167,14 +185,14 @@ class MetricsServer:
         store = CalibrationStore(cluster)
         self._tasks.start(
             "rounds",
-            self._rounds(fleet, cache, reflector.loaded, leader, store, health, metrics),
+            self._rounds(fleet, cache, reflector.loaded, members, peers, store, health, metrics),
         )
         self._tasks.heed_signals()
         try:
             await self._tasks.stop.wait()
             health.not_ready("leaving", "the process is about to end")
-            if self._is_leader():
-                await _write_last(store, fleet, cache)
+            await self._tasks.cancel(searching)
+            await _write_last(store, fleet, cache)
             await self._leave(*ending)
         finally:
             await self._tasks.cancel_all()
@@ -182,7 +200,7 @@ class MetricsServer:
                 await server.cleanup()
             await tokens.close()
             await engines.close()
-            await leader.close()
+            await others.close()
             await routers.close()
             await cluster.close()
         return 1 if self._tasks.failed else 0
@@ -276,13 +294,15 @@ class MetricsServer:
         fleet: Fleet,
         cache: Cache,
         loaded: asyncio.Event,
-        leader: LeaderClient,
+        members: Members,
+        peers: Peers,
         store: CalibrationStore,
         health: Health,
         metrics: MetricsServerMetrics,
     ) -> None:
-        """Measure all services every five seconds, at the same moments in both replicas."""
+        """Measure the services every five seconds, at the same moments in all replicas."""
         await loaded.wait()
+        await members.found.wait()
         health.not_ready(
             "warm-up", "another replica knows loads that this one knows only after a minute"
         )
@@ -290,40 +310,17 @@ class MetricsServer:
         while True:
             at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
             await asyncio.sleep(at - time.time())
-            address, began = self._leader_address(), time.monotonic()
-            await fleet.round(at, functools.partial(leader.ask, address) if address else None)
+            began, others_are_asked = time.monotonic(), peers.are_asked
+            await fleet.round(at)
             self._round_ended = time.monotonic()
             metrics.round_ended(self._round_ended - began)
-            if self._is_leader():
-                await store.write(at, fleet.learned, _services(cache))
-            if not fleet.lags:
+            await store.write(at, fleet.learned, _services(cache))
+            if others_are_asked and not fleet.lags:
                 health.ready("warm-up")
 
-    async def _lead(self, lease: Lease, lease_seconds: int) -> None:
-        """Compete for the Lease for ever. A leader that loses it continues as a standby."""
-        while True:
-            identity = f"{self._address}_{uuid.uuid4().hex[:8]}"
-            durations = LeaderSettings(lease_seconds)
-            self._leader = Leader(lease, identity, durations, on_lost=lambda: None)
-            await self._leader.run()
-
-    def _is_leader(self) -> bool:
-        return self._leader is not None and self._leader.is_holding()
-
-    def _leader_address(self) -> str | None:
-        """Return the address of the leader; None if this process leads, or if there is no
-        leader.
-        """
-        if self._leader is None or self._is_leader():
-            return None
-        address = self._leader.holder.rpartition("_")[0]
-        return address if address != self._address else None
-
     async def _leave(self, *ending: asyncio.Task[None]) -> None:
-        """Release the Lease, and serve requests until clients have stopped sending them."""
+        """Serve requests until clients have stopped sending them."""
         await self._tasks.cancel(*ending)
-        if self._leader is not None:
-            await self._leader.release()
         if not self._tasks.failed:
             await asyncio.sleep(self._settings.metrics_server.drain_seconds)
 
@@ -347,7 +344,3 @@ def _services(cache: Cache) -> dict[Key, Manifest]:
         (manifest["metadata"]["namespace"], manifest["metadata"]["name"]): manifest
         for manifest in cache.of_kind(LLMSERVICES)
     }
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

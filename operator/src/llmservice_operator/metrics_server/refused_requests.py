@@ -29,18 +29,18 @@ Record = Callable[[Manifest, str, str, str], Awaitable[None]]
 
 
 class RefusedRequests:
-    """The refused requests that are known. Only the leader writes Events."""
+    """The refused requests that are known. Only the learner of a service writes its Events."""
 
     def __init__(
         self,
         service_of: Callable[[Key], Manifest | None],
         record: Record,
-        is_leader: Callable[[], bool],
+        leads: Callable[[Key], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service_of = service_of
         self._record = record
-        self._is_leader = is_leader
+        self._leads = leads
         self._clock = clock
         self._known_until: dict[tuple[Key, str], float] = {}
         """Time until which a router refuses a request."""
@@ -54,9 +54,9 @@ class RefusedRequests:
             while len(self._known_until) > MOST_KNOWN:
                 del self._known_until[next(iter(self._known_until))]
             service = self._service_of(key)
-            # A standby only remembers the request, so that it does not repeat the leader's Event
-            # when it leads.
-            if known > now or service is None or not self._is_leader():
+            # The follower only remembers the request, so that it does not repeat the Event of the
+            # learner when it takes over.
+            if known > now or service is None or not self._leads(key):
                 continue
             message = (
                 "A request ended two replicas, so the router refuses it for 10 minutes. Its digest "

@@ -103,13 +103,14 @@ class RouterUpdates:
         now: Callable[[], float] = time.time,
         refusal_of: Callable[[Key], Refusal | None] = lambda _: None,
         rests: Callable[[Key], bool] = lambda _: False,
+        keeps: Callable[[Key], bool] = lambda _: True,
     ) -> None:
         """`pods_of` returns the pods of the replicas of a service, and `pods` returns all pods.
-        `pod_changes` returns how often a pod has changed so far.
+        `pod_changes` returns how often a pod, or the answer of `keeps`, has changed so far.
 
         `now` returns the Unix time in seconds. `refusal_of` returns why a service will have no
         replica; None if it may have one. `rests` returns whether a service has no replicas because
-        nobody uses it.
+        nobody uses it. `keeps` returns whether this metrics server watches a service.
         """
         self._pods_of = pods_of
         self._pods = pods
@@ -120,6 +121,7 @@ class RouterUpdates:
         self._now = now
         self._refusal_of = refusal_of
         self._rests = rests
+        self._keeps = keeps
         self._turns = FairTurns()
         self._routers: defaultdict[Key, dict[tuple[str, int], _Router]] = defaultdict(dict)
         """Router pods of each service, by the pod's UID and the restarts of its container."""
@@ -186,7 +188,9 @@ class RouterUpdates:
             if name and status.get("podIP") and status.get("phase") == "Running":
                 containers = status.get("containerStatuses", ())
                 restarts = sum(each.get("restartCount", 0) for each in containers)
-                found[metadata["namespace"], name][metadata["uid"], restarts] = status["podIP"]
+                key = metadata["namespace"], name
+                if self._keeps(key):
+                    found[key][metadata["uid"], restarts] = status["podIP"]
         for key in self._routers.keys() | found.keys():
             known, now = self._routers[key], found[key]
             for gone in known.keys() - now.keys():

@@ -1,7 +1,8 @@
 """Notices at once when a router holds a request for a service without replicas.
 
 One question waits in each router pod of such a service until the pod holds a request. An idle
-service therefore costs almost nothing.
+service therefore costs almost nothing. The metrics servers that watch other services say which of
+these must be woken.
 """
 
 import asyncio
@@ -12,13 +13,13 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from aiohttp import web
-from pydantic import TypeAdapter
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.router_messages import RouterReport
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import Key
+from llmservice_operator.metrics_server.peers import WAKES
 from llmservice_operator.metrics_server.rest import may_wake
 from llmservice_operator.scaling.idleness import held_percent
 
@@ -44,8 +45,6 @@ Ask = Callable[[str, float], Awaitable[int | None]]
 """Asks the router pod at an address for its held requests. The answer comes when there is one, or
 after a number of seconds. None without an answer."""
 
-_WAKES = TypeAdapter(dict[str, Wake])
-
 
 class _Pod(NamedTuple):
     """A router pod of a service without replicas, from one start of its container to the next."""
@@ -66,19 +65,25 @@ class Waking:
         ask: Ask,
         held_percent: Callable[[Key, int], float],
         pauses: tuple[float, ...] = PAUSES,
+        keeps: Callable[[Key], bool] = lambda _: True,
     ) -> None:
-        """`held_percent` returns the demand of held requests, in percent of one replica."""
+        """`held_percent` returns the demand of held requests, in percent of one replica. `keeps`
+        returns whether this metrics server watches a service.
+        """
         self._services = services
         self._pods = pods
         self._ask = ask
         self._held_percent = held_percent
         self._pauses = pauses
+        self._keeps = keeps
         self._watches: dict[_Pod, asyncio.Task[None]] = {}
         self._held: defaultdict[Key, dict[_Pod, int]] = defaultdict(dict)
         """Requests that wait in the router pods of each service that must be woken."""
         self._reported: dict[Key, tuple[float, int]] = {}
         """Time of the last report in which an old router of a service at rest held requests, and
         their number."""
+        self._elsewhere: dict[str, Mapping[Key, Wake]] = {}
+        """Wakes that other metrics servers know, by their names."""
         self._resting: set[Key] = set()
         self._is_changed = asyncio.Event()
         self._news = asyncio.Condition()
@@ -97,8 +102,8 @@ class Waking:
         """Note that a service or a pod has changed."""
         self._is_changed.set()
 
-    def wakes(self) -> dict[Key, Wake]:
-        """Return the services that must be woken now."""
+    def wakes(self, *, own: bool = False) -> dict[Key, Wake]:
+        """Return the services that must be woken now; with `own`, only those of this process."""
         since = asyncio.get_running_loop().time() - REPORTED_SECONDS
         self._reported = {
             key: each
@@ -107,7 +112,10 @@ class Waking:
         }
         held = {key: number for key, (_, number) in self._reported.items()}
         held |= {key: sum(pods.values()) for key, pods in self._held.items()}
-        return {key: self._wake(key, number) for key, number in held.items()}
+        found = {key: self._wake(key, number) for key, number in held.items()}
+        if own:
+            return found
+        return {key: it for wakes in self._elsewhere.values() for key, it in wakes.items()} | found
 
     async def heed(self, key: Key, report: RouterReport) -> None:
         """Wake a service at rest whose router holds requests, and is too old for a question that
@@ -127,15 +135,27 @@ class Waking:
             logger.exception("%s/%s: the demand of its held requests makes no sense", *key)
             return Wake(held_requests=held, held_percent=held_percent(held, None, 0.0))
 
-    async def next_wakes(self, seconds: float) -> Mapping[Key, Wake]:
+    async def next_wakes(self, seconds: float, *, own: bool = False) -> Mapping[Key, Wake]:
         """Return the services that must be woken, as soon as there is one.
 
         Without one, the result after this number of seconds is empty.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._news:
-                await self._news.wait_for(lambda: self._held or self._reported or self._ends)
-        return self.wakes()
+                await self._news.wait_for(
+                    lambda: (
+                        self._held or self._reported or (self._elsewhere and not own) or self._ends
+                    )
+                )
+        return self.wakes(own=own)
+
+    async def learn(self, member: str, wakes: Mapping[Key, Wake]) -> None:
+        """Take the services that must be woken according to another metrics server."""
+        self._elsewhere.pop(member, None)
+        if wakes:
+            self._elsewhere[member] = wakes
+            async with self._news:
+                self._news.notify_all()
 
     async def end(self) -> None:
         """Let all callers of `next_wakes` return now."""
@@ -167,7 +187,7 @@ class Waking:
         resting = self._resting = {
             (it["metadata"]["namespace"], it["metadata"]["name"])
             for it in self._services()
-            if may_wake(it)
+            if self._keeps((it["metadata"]["namespace"], it["metadata"]["name"])) and may_wake(it)
         }
         pods = list(self._pods()) if resting else []
         for pod in pods:
@@ -222,8 +242,8 @@ def add_wakes(app: web.Application, waking: Waking) -> None:
         except ValueError:
             message = f"wait must be a number of seconds: {names.WAKES_PATH}?wait=30"
             return web.json_response({"message": message}, status=400)
-        found = await waking.next_wakes(seconds)
-        body = _WAKES.dump_json(
+        found = await waking.next_wakes(seconds, own=request.query.get("own") == "true")
+        body = WAKES.dump_json(
             {f"{namespace}/{name}": it for (namespace, name), it in found.items()}, by_alias=True
         )
         return web.Response(body=body, content_type="application/json")

@@ -57,7 +57,6 @@ class ProcessMetrics:
         self._request_seconds = histogram(
             "rest_client_request_duration_seconds", "Length of an API request", "verb", "host"
         )
-        self._leading = gauge("leader_election_master_status", "1 on the leader", "name")
         self._events = counter("llmservice_watch_events", "Watch events", "kind")
         self._cached = gauge("llmservice_cache_objects", "Objects known from the watches", "kind")
         self._unreadable = gauge(
@@ -107,9 +106,6 @@ class ProcessMetrics:
     def cache_diverged(self, plural: str) -> None:
         self._diverged.labels(plural).inc()
 
-    def read_leadership(self, lease_name: str, holding: Callable[[], bool]) -> None:
-        self._read.append((self._leading.labels(lease_name), lambda: float(holding())))
-
     def loop_lagged(self, seconds: float) -> None:
         self._loop_lag.observe(seconds)
 
@@ -129,6 +125,7 @@ class Metrics(ProcessMetrics):
     def __init__(self) -> None:
         super().__init__()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self._leading = gauge("leader_election_master_status", "1 on the leader", "name")
         self._passes = counter(
             "controller_runtime_reconcile", "Passes by result", "controller", "result"
         )
@@ -171,6 +168,9 @@ class Metrics(ProcessMetrics):
         )
         self._services = ServiceCollector()
         self.registry.register(self._services)
+
+    def read_leadership(self, lease_name: str, holding: Callable[[], bool]) -> None:
+        self._read.append((self._leading.labels(lease_name), lambda: float(holding())))
 
     # Called by the work queue.
 

@@ -26,6 +26,7 @@ from llmservice_operator.kinds import (
     DEPLOYMENTS,
     LLMSERVICES,
 )
+from llmservice_operator.sharding import Ring
 from operator_support.intruder import Intruder
 from operator_support.metrics import Engine, MetricsServerProcess, make_pod
 from operator_support.processes import (
@@ -63,9 +64,11 @@ class World:
     engines: tuple[Engine, Engine]
 
     @property
-    def leader(self) -> MetricsServerProcess:
-        leads = self.first.metric("leader_election_master_status") == 1.0
-        return self.first if leads else self.second
+    def by_role(self) -> tuple[MetricsServerProcess, MetricsServerProcess]:
+        """The learner and the follower of the service."""
+        servers = {f"{host_of(self.api)}:{it.scaling_port}": it for it in (self.first, self.second)}
+        learner, follower = Ring(servers).keepers((self.namespace, SERVICE))
+        return servers[learner], servers[follower]
 
     def raw(self, *options: str, metric: str = "llm_gpu_demand_percent") -> str:
         path = f"{EXTERNAL_METRICS}/namespaces/{self.namespace}/{metric}"
@@ -78,6 +81,10 @@ class World:
     def replicas(self) -> int:
         found: int = self.api.get(DEPLOYMENTS, self.namespace, SERVICE)["spec"]["replicas"]
         return found
+
+
+def host_of(api: Api) -> str:
+    return api.server.removeprefix("https://").partition(":")[0]
 
 
 def make_account(api: Api, namespace: str, owner: str) -> str:
@@ -103,7 +110,7 @@ def make_account(api: Api, namespace: str, owner: str) -> str:
     api.request(
         "POST",
         f"{own}/roles",
-        {"metadata": {"name": NAME}, "rules": rights.rules(rights.lease_rights(NAME))},
+        {"metadata": {"name": NAME}, "rules": rights.rules(rights.METRICS_SERVER_PEERS)},
     )
     bind("Role", NAME, own, NAME)
     reader = "extension-apiserver-authentication-reader"
@@ -113,23 +120,25 @@ def make_account(api: Api, namespace: str, owner: str) -> str:
     return token
 
 
-def publish(api: Api, namespace: str, ports: list[int]) -> None:
+def publish(api: Api, namespace: str, *servers: MetricsServerProcess) -> None:
     """Make the Service object, whose endpoints are processes on the host of the API server."""
     service = {"metadata": {"name": NAME}, "spec": {"ports": [{"name": "https", "port": 443}]}}
     api.request("POST", f"/api/v1/namespaces/{namespace}/services", service)
-    host = api.server.removeprefix("https://").partition(":")[0]
-    for port in ports:
+    for server in servers:
         api.request(
             "POST",
             f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
             {
                 "metadata": {
-                    "name": f"{NAME}-{port}",
+                    "name": f"{NAME}-{server.external_port}",
                     "labels": {"kubernetes.io/service-name": NAME},
                 },
                 "addressType": "IPv4",
-                "endpoints": [{"addresses": [host], "conditions": {"ready": True}}],
-                "ports": [{"name": "https", "port": port}],
+                "endpoints": [{"addresses": [host_of(api)], "conditions": {"ready": True}}],
+                "ports": [
+                    {"name": "https", "port": server.external_port},
+                    {"name": "scaling", "port": server.scaling_port},
+                ],
             },
         )
 
@@ -197,7 +206,7 @@ def world(
         make_pod(api, namespace, SERVICE, f"{SERVICE}-2", loading.address, is_ready=False)
         settings = {
             "KUBECONFIG": kubeconfig,
-            "LEASE_NAME": NAME,
+            "POD_ADDRESS": host_of(api),
             "METRICS_SERVICE_NAME": NAME,
             "OWNER_ROLE": owner,
         }
@@ -205,7 +214,7 @@ def world(
             stack.enter_context(MetricsServerProcess(folder / log, namespace, **settings))
             for log in ("first", "second")
         )
-        publish(api, namespace, [first.external_port, second.external_port])
+        publish(api, namespace, first, second)
         make_scaled_deployment(api, namespace)
         first.until_ready()
         second.until_ready()
@@ -271,13 +280,13 @@ def test_the_report_shows_ready_and_loading_replicas(world: World) -> None:
     assert (loading.phase, loading.downloaded_bytes, loading.total_bytes) == ("downloading", 3, 10)
     assert report.external_metrics is not None
     assert report.external_metrics.is_served
-    gauge = world.leader.metric("llm_gpu_demand_percent", namespace=world.namespace)
+    gauge = world.first.metric("llm_gpu_demand_percent", namespace=world.namespace)
     assert gauge == pytest.approx(report.demand_percent, rel=0.02)
     headings = ("Metrics server", "External metrics of a metrics server", OF_BOTH)
-    assert differences(world.leader.metrics(), *headings) == []
+    assert differences(world.first.metrics(), *headings) == []
     certificate = "llmservice_metrics_server_certificate_expiry_timestamp_seconds"
-    assert world.leader.metric(certificate) > utc_now().timestamp()
-    eventually(lambda: world.leader.metric("llmservice_metrics_server_api_service_available") == 1)
+    assert world.first.metric(certificate) > utc_now().timestamp()
+    eventually(lambda: world.first.metric("llmservice_metrics_server_api_service_available") == 1)
 
 
 def test_other_metrics_are_served_too(world: World) -> None:
@@ -422,25 +431,26 @@ def test_the_rights_of_the_table_are_enough_and_nothing_was_refused(world: World
         assert server.is_running()
 
 
-def test_without_the_leader_the_standby_keeps_serving_and_takes_over(world: World) -> None:
+def test_without_the_learner_the_follower_keeps_serving_and_takes_over(world: World) -> None:
     until_known(world)
-    leader = world.leader
-    standby = world.second if leader is world.first else world.first
-    before = demand_of(standby, world)
+    learner, follower = world.by_role
+    before = demand_of(follower, world)
     assert before is not None
-    leader.kill()
+    killed_at = utc_now().timestamp()
+    learner.kill()
 
     def answers() -> bool:
-        now = demand_of(standby, world)
-        assert now is not None
-        assert now == pytest.approx(before, rel=0.05)
-        return standby.metric("leader_election_master_status") == 1.0
+        report = follower.report(world.namespace, SERVICE)
+        assert report is not None
+        assert report.demand_percent == pytest.approx(before, rel=0.05)
+        return report.at > killed_at
 
     eventually(answers)
-    # The address of the killed leader is still an endpoint here. In a cluster, the kubelet's probe
-    # causes its removal.
+    # In a cluster, the kubelet's probe causes the removal of the killed one.
     path = f"/apis/discovery.k8s.io/v1/namespaces/{world.namespace}/endpointslices"
-    world.api.request("DELETE", f"{path}/{NAME}-{leader.external_port}")
+    world.api.request("DELETE", f"{path}/{NAME}-{learner.external_port}")
+    eventually(lambda: follower.metric("llmservice_metrics_server_members") == 1.0)
+    eventually(answers)
 
 
 def test_silent_replicas_make_the_hpa_hold_with_a_message(world: World) -> None:
