@@ -285,6 +285,10 @@ bench-routing: setup  ## Simulate the choice of replicas by the router and by ot
 	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.pod
 	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m routing.memory
 
+.PHONY: bench-scrape
+bench-scrape: setup  ## Measure the metrics server with up to 5,000 services; ends with a line per gate (ARGS=--help)
+	@PYTHONPATH=bench:operator:operator/tests:testing $(RUN) python -m scrape $(ARGS)
+
 .PHONY: bench-migration
 bench-migration: setup  ## Count how many entries of other catalogues a spec can say: RECIPES=FILE KUBEAI=FILE
 	@PYTHONPATH=bench:operator:operator/tests:server_image $(RUN) python -m migration \
