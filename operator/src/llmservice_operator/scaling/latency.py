@@ -56,10 +56,7 @@ class LatencyWindow:
 
     @property
     def total(self) -> Latencies:
-        total = Latencies()
-        for _, latencies in self.ticks:
-            total = total.plus(latencies)
-        return total
+        return Latencies.total(latencies for _, latencies in self.ticks)
 
 
 def percentile_milliseconds(histogram: Histogram, share: float) -> float | None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from llmservice_operator.scaling.signals import Tally
 
@@ -59,13 +59,10 @@ class Ledger:
         """Return the sum of the ticks that ended in the last `seconds`."""
         if not self.ticks:
             return Tick(0.0, 0.0)
-        now, span, done = self.ticks[-1].at, 0.0, Tally()
-        for tick in reversed(self.ticks):
-            if tick.at <= now - seconds + 1e-6:
-                break
-            span += tick.seconds
-            done = done.plus(tick.done)
-        return Tick(now, span, done)
+        now = self.ticks[-1].at
+        ended = list(takewhile(lambda tick: tick.at > now - seconds + 1e-6, reversed(self.ticks)))
+        done = Tally.total(tick.done for tick in ended)
+        return Tick(now, sum(tick.seconds for tick in ended), done)
 
 
 @dataclass(frozen=True, slots=True)
