@@ -36,7 +36,7 @@ SPEC = {
             "ngram": {"promptLookupMin": 1, "promptLookupMax": 2},
         },
     },
-    "rolloutStrategy": {"progressDeadlineSeconds": 120},
+    "rolloutStrategy": {"progressDeadlineSeconds": 60},
     "termination": {"drainTimeoutSeconds": 30},
 }
 
