@@ -57,7 +57,10 @@ class Figures:
             after.cpu_seconds - before.cpu_seconds,
             max(it.rss_mib for it in states),
             max(asked[it][-1] if it in asked else float("inf") for it in expected),
-            max(it.oldest_answer_seconds for it in states if it.rounds > before.rounds),
+            max(
+                (it.oldest_answer_seconds for it in states if it.rounds > before.rounds),
+                default=float("inf"),
+            ),
             plan.services - after.known,
         )
 
@@ -69,7 +72,8 @@ def line(name: str, value: float, limit: float) -> str:
 
 def lines_of_one(found: Figures) -> Iterator[str]:
     """Yield the lines of a metrics server without others."""
-    yield line("scrape_2000_round_cpu_seconds", found.cpu_seconds / found.rounds, ROUND_CPU_SECONDS)
+    cpu = found.cpu_seconds / found.rounds if found.rounds else float("inf")
+    yield line("scrape_2000_round_cpu_seconds", cpu, ROUND_CPU_SECONDS)
     yield line("scrape_2000_unknown", found.unknown, 0)
 
 

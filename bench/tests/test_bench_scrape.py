@@ -46,6 +46,12 @@ def test_a_replica_that_was_never_asked_fails_the_gate() -> None:
     assert "GATE x_asked_seconds inf 10 FAIL" in lines_of_cell("x", found)
 
 
+def test_a_metrics_server_without_a_round_in_the_measured_time_fails_the_gates() -> None:
+    found = Figures.of(PLAN, BEFORE, [BEFORE], 30.0, asked_of_my_share())
+    assert next(lines_of_one(found)) == "GATE scrape_2000_round_cpu_seconds inf 2 FAIL"
+    assert "GATE x_oldest_answer_seconds inf 20 FAIL" in lines_of_cell("x", found)
+
+
 @pytest.mark.parametrize("learned", [2, 3])
 def test_a_service_with_two_learners_fails_the_gate_of_the_group(learned: int) -> None:
     state = State(learned=2, followed=2, known=8, newest_at=105.0, oldest_at=95.0)
