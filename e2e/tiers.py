@@ -101,11 +101,18 @@ TIERS = (
     ),
     Tier(
         "api",
-        "CRD, operator and chart against a real API server",
-        ("operator/tests/api", "charts/llmservice-operator/tests/install"),
+        "CRD and operator against a real API server",
+        ("operator/tests/api",),
         cluster=("--api-only",),
-        leaves_out=("operator/tests/api/scaling",),
-        prepare=(("localkube", "gateway-api"), ("localkube", "prometheus", "build")),
+        leaves_out=("operator/tests/api/scaling", "operator/tests/api/faults"),
+        prepare=(("localkube", "gateway-api"),),
+    ),
+    Tier(
+        "install",
+        "the operator under faults of every kind, and the chart, against a real API server",
+        ("operator/tests/api/faults", "charts/llmservice-operator/tests/install"),
+        cluster=("--api-only",),
+        prepare=(("localkube", "prometheus", "build"),),
     ),
     Tier(
         "scaling",
@@ -150,7 +157,7 @@ Lane = tuple[str, ...]
 
 LANES: tuple[Lane, ...] = (
     ("unit", "bench"),
-    ("lint", "chart"),
+    ("lint", "chart", "install"),
     ("engine",),
     ("api",),
     ("scaling", "cluster", "router"),

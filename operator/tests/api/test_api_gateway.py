@@ -152,7 +152,14 @@ def backend_of(api: Api, namespace: str, name: str) -> str:
 
 def be_ready(api: Api, namespace: str, name: str) -> None:
     """Give a Deployment the status that a controller gives it when all pods are ready."""
-    deployment = api.get(DEPLOYMENTS, namespace, name)
+
+    def settled() -> dict[str, Any] | None:
+        found: dict[str, Any] = api.get(DEPLOYMENTS, namespace, name)
+        has_pods = found.get("status", {}).get("updatedReplicas") == found["spec"]["replicas"]
+        return found if has_pods else None
+
+    # The real controller writes the status when it sees the last pod, and not again.
+    deployment = eventually(settled)
     count = deployment["spec"]["replicas"]
     status = {
         "observedGeneration": deployment["metadata"]["generation"],
