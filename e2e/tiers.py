@@ -74,14 +74,13 @@ class Tier:
 TIERS = (
     Tier(
         "unit",
-        "builders, status, queue, server and driver without any outside system",
-        (
-            "operator/tests/unit",
-            "server_image/tests/unit",
-            "e2e/cluster/tests/unit",
-            "e2e/unit",
-            "testing/tests",
-        ),
+        "the operator's builders, status, queue and scaling without any outside system",
+        ("operator/tests/unit",),
+    ),
+    Tier(
+        "unit-server",
+        "the model server, the local cluster and the documents without any outside system",
+        ("server_image/tests/unit", "e2e/cluster/tests/unit", "e2e/unit", "testing/tests"),
     ),
     Tier(
         "bench",
@@ -156,17 +155,17 @@ Lane = tuple[str, ...]
 """Names of tiers that run one after another, while the other lanes run in parallel."""
 
 LANES: tuple[Lane, ...] = (
-    ("unit", "bench"),
+    ("unit",),
     ("lint", "chart", "install"),
     ("engine",),
-    ("api",),
+    ("api", "bench"),
     ("scaling", "cluster", "router"),
-    ("e2e",),
+    ("e2e", "unit-server"),
 )
 """Lanes that run in parallel. While the tiers of one lane use the CPU, those of another lane mostly
 wait for a period, a timeout or a rollout."""
 
-GIVES_WAY = ("lint", "unit", "bench", "chart")
+GIVES_WAY = ("lint", "unit", "unit-server", "bench", "chart")
 """Tiers that measure no time. They run under `nice`, so that the other lanes get CPU time first."""
 
 
@@ -337,15 +336,15 @@ def print_summary(results: list[Result], seconds: float) -> None:
 
     All durations are wall time in seconds.
     """
-    print("\n" + f"{'tier':<10}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
+    print("\n" + f"{'tier':<12}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for result in results:
         print(
-            f"{result.name:<10}{result.passed:>8}{result.failed:>8}{result.skipped:>9}"
+            f"{result.name:<12}{result.passed:>8}{result.failed:>8}{result.skipped:>9}"
             f"{result.seconds:>9.0f}{'' if result.ok else '   FAILED'}"
         )
     left = 1 - seconds / BUDGET_SECONDS
     print(
-        f"{'total':<36}{seconds:>9.0f}, "
+        f"{'total':<38}{seconds:>9.0f}, "
         + (
             f"{left:.0%} of the {BUDGET_SECONDS // 60} minutes are left"
             if left >= 0
@@ -377,9 +376,9 @@ def main() -> int:
     options = parser.parse_args()
     wanted = options.names or names
     if wanted == ["list"]:
-        print(f"{'lint':<10}style, types, the layer contract, YAML")
+        print(f"{'lint':<12}style, types, the layer contract, YAML")
         for tier in TIERS:
-            print(f"{tier.name:<10}{tier.proves}")
+            print(f"{tier.name:<12}{tier.proves}")
         return 0
     if unknown := sorted(set(wanted) - set(names)):
         parser.error(f"unknown tier {', '.join(unknown)}: choose from {', '.join(names)}")

@@ -135,13 +135,16 @@ async def test_headers_of_the_proxy_in_a_clients_request_are_void(bench: Bench) 
         "x-envoy-upstream-rq-timeout-ms": "1",
         "x-envoy-max-retries": "50",
         "x-envoy-original-path": "/other",
-        HELD_HEADER: "1000",
+        HELD_HEADER: "1000000000",
         f"{OWN_HEADERS}forwarded": "1",
     }
     await served(bench, json={}, headers=hostile)
     for each in bench.replicas:
         if each.seen:
-            assert not {name.lower() for name in each.seen[-1].headers} & hostile.keys()
+            seen = {name.lower(): value for name, value in each.seen[-1].headers.items()}
+            # A forwarder that stands in for a slow picker sends its own time.
+            assert int(seen.pop(HELD_HEADER, "0")) < 1_000_000
+            assert not seen.keys() & hostile.keys()
 
 
 async def test_a_header_with_an_underscore_is_refused(bench: Bench) -> None:
