@@ -392,7 +392,10 @@ def _metrics(autoscaling: Autoscaling | None, view: LoadView, now: datetime) -> 
 def _missing(report: LoadReport | None) -> tuple[Reason, str]:
     if report is None:
         reason = Reason.METRICS_MISSING
-        return reason, f"The metrics server does not answer. {reason.hint}"
+        return (
+            reason,
+            f"The metrics server has sent no load report of this service lately. {reason.hint}",
+        )
     waits = report.missing in _BEFORE_THE_LOAD
     return (Reason.WAITING_FOR_TRAFFIC if waits else Reason.METRICS_MISSING), report.message
 

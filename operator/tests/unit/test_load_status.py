@@ -180,6 +180,12 @@ def test_an_unknown_load_holds_the_replicas_and_says_why(
     assert scaling(found).load == "?/85"
 
 
+def test_a_service_without_a_report_has_none_even_if_the_metrics_server_answers() -> None:
+    said = condition(status(LoadView(PLAN, None)), ConditionType.METRICS_AVAILABLE).message
+
+    assert "The metrics server has sent no load report of this service lately." in said
+
+
 def test_a_metric_that_the_controller_cannot_read_is_reported_with_its_message() -> None:
     problem = {"type": "ScalingActive", "status": "False", "message": "no such metric"}
     said = active(replace(view(), autoscaler={"status": {"conditions": [problem]}}))
