@@ -357,6 +357,7 @@ async def test_a_header_that_is_no_text_is_refused_as_a_missing_token() -> None:
         )
         assert b" 401 " in await reader.readline()
         writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_refused_token_is_checked_again_after_ten_seconds() -> None:
