@@ -25,13 +25,7 @@ from monitoring import Prometheus, start_prometheus
 from pod_processes import PICKER, process_of
 from routed import METRICS_SERVERS
 from shared_support.waiting import eventually
-from stage import (
-    TINY_MODEL,
-    images_under_test,
-    install_chart,
-    load_images,
-    start_hub,
-)
+from stage import TINY_MODEL, install_release
 
 NAMESPACE, SERVICE = "team-a", "chat"
 OTHER_NAMESPACE, OTHER_SERVICE = "team-b", "nightly"
@@ -171,9 +165,7 @@ def clock() -> str:
 def drill(name: str) -> None:
     """Cause the fault in the local cluster in whose network this process runs."""
     cluster, local = Cluster(), os.environ["LOCALKUBE_NAME"]
-    images = images_under_test()
-    load_images(local, images)
-    install_chart(cluster, images, start_hub(local))
+    install_release(cluster, local)
     cluster.create_namespace(NAMESPACE)
     with tempfile.TemporaryDirectory() as folder:
         prometheus = start_prometheus(local, Path(folder), sooner=SOONER)

@@ -85,6 +85,11 @@ class Cluster:
         else:
             self.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(manifest))
 
+    def patch_spec(self, name: str, namespace: str, spec: Mapping[str, Any]) -> None:
+        """Merge these fields into the spec of an LLMService. None removes a field."""
+        patch = json.dumps({"spec": spec})
+        self.kubectl("patch", "llm", name, "-n", namespace, "--type=merge", f"--patch={patch}")
+
     def wait_until_no_pods(self, namespace: str) -> None:
         """Wait until the pods of a namespace are gone.
 

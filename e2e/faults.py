@@ -3,7 +3,6 @@
 Each fault is a context: it exists while the block runs.
 """
 
-import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -70,11 +69,7 @@ class Scene:
         return self.cluster.list("pods", self.namespace, f"{ROUTER_LABEL}={self.service}")
 
     def patch(self, spec: Spec) -> None:
-        text = json.dumps({"spec": spec})
-        self.cluster.kubectl(
-            *("patch", "llm", self.service, "-n", self.namespace),
-            *("--type=merge", f"--patch={text}"),
-        )
+        self.cluster.patch_spec(self.service, self.namespace, spec)
 
     @contextmanager
     def served(self) -> Iterator[None]:

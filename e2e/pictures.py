@@ -25,7 +25,7 @@ from e2e_support import ROOT, Cluster
 from faults import Scene
 from monitoring import RATE_INTERVAL, SCRAPE_SECONDS, Prometheus, start_prometheus
 from shared_support.waiting import eventually
-from stage import SYSTEM_NAMESPACE, images_under_test, install_chart, load_images, start_hub
+from stage import SYSTEM_NAMESPACE, install_release
 
 NAMESPACE = "default"
 SERVICE = "chat"
@@ -118,9 +118,7 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
 def main() -> int:
     """Install the chart, serve the load, and draw the pictures."""
     cluster, local = Cluster(), os.environ["LOCALKUBE_NAME"]
-    images = images_under_test()
-    load_images(local, images)
-    install_chart(cluster, images, start_hub(local))
+    install_release(cluster, local)
     scene = Scene(cluster, local, NAMESPACE, SERVICE)
     scene.apply(SPEC)
     scene.wait_ready()

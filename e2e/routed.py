@@ -1,6 +1,5 @@
 """A service behind a router on a local cluster, and the faults that the tests cause in it."""
 
-import json
 import os
 import signal
 from dataclasses import dataclass
@@ -43,10 +42,7 @@ class Routed:
         self.wait_ready()
 
     def patch(self, **spec: object) -> None:
-        text = json.dumps({"spec": spec})
-        self.cluster.kubectl(
-            *("patch", "llm", self.name, "-n", self.namespace, "--type=merge", f"--patch={text}")
-        )
+        self.cluster.patch_spec(self.name, self.namespace, spec)
 
     def wait_ready(self) -> None:
         """Wait until all replicas and all router pods serve."""

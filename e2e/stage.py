@@ -112,6 +112,13 @@ def install_chart(cluster: Cluster, images: Images, hub: str | None, *extra: str
     )  # fmt: skip
 
 
+def install_release(cluster: Cluster, name: str) -> None:
+    """Install the chart into a local cluster, with the images under test and with the test hub."""
+    images = images_under_test()
+    load_images(name, images)
+    install_chart(cluster, images, start_hub(name))
+
+
 def uninstall_chart(cluster: Cluster) -> None:
     """Remove the release and wait until its objects are gone."""
     cluster.run("helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")

@@ -8,7 +8,6 @@ that they use while idle.
 
 import argparse
 import asyncio
-import os
 import random
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ from llmservice_operator.router.picker import SERVICE
 from router_support.pod import Pod, replicas_of, settings_of, snapshot
 from router_support.replicas import SECONDS, FakeReplica, running
 from routing.gates import gate_line
+from shared_support import cpu_time
 
 CHUNKS = 65
 SMALL, LARGE = 2_000, 400_000
@@ -85,11 +85,7 @@ def percentile(values: list[float], percent: int) -> float:
 
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Return the CPU time that processes have used, in seconds."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return sum(map(cpu_time.cpu_seconds, pids))
 
 
 async def at_rate(rate: float, seconds: float, send: Callable[[], Awaitable[None]]) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from operator_support.processes import free_port
 from scrape.gates import Figures, lines_of_cell, lines_of_group, lines_of_one
 from scrape.member import Plan, State
+from shared_support.waiting import eventually
 
 WARM_UP_SECONDS: Final = 80
 """Time in seconds until every load is known."""
@@ -46,12 +47,17 @@ def _process(module: str, argument: str, lines: Path) -> Iterator[subprocess.Pop
 
 def _until(path: Path) -> bytes:
     """Return the content of a file as soon as there is one."""
-    deadline = time.monotonic() + READY_SECONDS
-    while not (path.exists() and path.stat().st_size):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing was written to {path}")
-        time.sleep(0.1)
-    return path.read_bytes()
+    return eventually(path.read_bytes, READY_SECONDS, f"something is written to {path}", every=0.1)
+
+
+def _plans(cell: Cell, stack: ExitStack, asked: Path) -> list[Plan]:
+    """Start the replicas of a cell, which write into `asked` when they were asked. Return the plan
+    of each metrics server.
+    """
+    stack.enter_context(_process("scrape.servers", str(asked), asked.with_suffix(".out")))
+    port = json.loads(_until(asked))["port"]
+    members = tuple(f"127.0.0.1:{free_port()}" for _ in range(cell.members))
+    return [Plan(cell.services, cell.pods, cell.silent, port, me, members) for me in members]
 
 
 def _states(path: Path) -> list[State]:
@@ -64,10 +70,7 @@ def measure(cell: Cell, seconds: float) -> Figures:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         asked = folder / "asked"
-        stack.enter_context(_process("scrape.servers", str(asked), folder / "servers"))
-        port = json.loads(_until(asked))["port"]
-        members = tuple(f"127.0.0.1:{free_port()}" for _ in range(cell.members))
-        plan = Plan(cell.services, cell.pods, cell.silent, port, members[0], members)
+        plan = _plans(cell, stack, asked)[0]
         argument = json.dumps(asdict(plan))
         if cell.members > 1:
             stack.enter_context(_process("scrape.others", argument, folder / "others"))
@@ -89,13 +92,8 @@ def together(cell: Cell, seconds: float) -> list[list[State]]:
     """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        asked = folder / "asked"
-        stack.enter_context(_process("scrape.servers", str(asked), folder / "servers"))
-        port = json.loads(_until(asked))["port"]
-        members = tuple(f"127.0.0.1:{free_port()}" for _ in range(cell.members))
         processes = []
-        for number, me in enumerate(members):
-            plan = Plan(cell.services, cell.pods, cell.silent, port, me, members)
+        for number, plan in enumerate(_plans(cell, stack, folder / "asked")):
             argument = json.dumps(asdict(plan))
             out = folder / f"member-{number}"
             processes.append(stack.enter_context(_process("scrape.member", argument, out)))

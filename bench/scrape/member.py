@@ -18,7 +18,7 @@ from llmservice_operator.engine_metrics import EngineMetrics, UsageReport
 from llmservice_operator.kinds import LLMSERVICES, PODS
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.peers import PeerClient, Peers
-from llmservice_operator.metrics_server.process import PERIOD_SECONDS
+from llmservice_operator.metrics_server.process import next_round
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.metrics_server.report_api import create_report_app
 from llmservice_operator.metrics_server.waking import Waking
@@ -112,9 +112,7 @@ async def run(plan: Plan) -> None:
 
 async def _rounds(fleet: Fleet, state: State) -> None:
     while True:
-        at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
-        await asyncio.sleep(at - time.time())
-        await fleet.round(at)
+        await fleet.round(await next_round())
         state.rounds += 1
 
 

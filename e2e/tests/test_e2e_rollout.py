@@ -98,10 +98,7 @@ def rollouts(
     clients = {name: Client(cluster.address_of(name, namespace), name) for name in (SINGLE, PAIR)}
     with clients[SINGLE], clients[PAIR]:
         for name in clients:
-            change = {"spec": {"engine": {"maxModelLen": 256}}}
-            cluster.kubectl(
-                "patch", "llm", name, "-n", namespace, "--type=merge", f"-p={json.dumps(change)}"
-            )
+            cluster.patch_spec(name, namespace, {"engine": {"maxModelLen": 256}})
         for name in clients:
             eventually(partial(in_place, cluster, name, namespace), within=PATIENCE, every=1)
         for name in clients:

@@ -257,8 +257,7 @@ def test_a_spec_change_rolls_the_pods_once(
 ) -> None:
     old = {rs["metadata"]["name"] for rs in cluster.list("replicasets", namespace)}
     slo = {"ttftMilliseconds": 60_000, "itlMilliseconds": 10_000}
-    patch = json.dumps({"spec": {"engine": {"maxModelLen": 1024}, "slo": slo}})
-    cluster.kubectl("patch", "llm", NAME, "-n", namespace, "--type=merge", "-p", patch)
+    cluster.patch_spec(NAME, namespace, {"engine": {"maxModelLen": 1024}, "slo": slo})
 
     wait_ready(cluster, NAME, namespace)
     eventually(lambda: len(served_pods(cluster, namespace)) == 1, within=PATIENCE)

@@ -24,6 +24,7 @@ from operator_bench.services import (
     make_ready,
 )
 from operator_support.processes import OperatorProcess
+from shared_support.cpu_time import cpu_seconds
 from shared_support.waiting import eventually_in_loop
 
 
@@ -137,7 +138,7 @@ class Measurement:
         await asyncio.to_thread(process.until_leading, operator)
         self._ready.clear()
         made = await asyncio.to_thread(process.passes, operator)
-        used, started = process.cpu_seconds(operator), time.monotonic()
+        used, started = cpu_seconds(operator.pid), time.monotonic()
         services = await self._create_services()
         expected = sum(len(children_of(service)) for service in services)
         await self._until(lambda: sum(map(self._seen.count, self._child_kinds)) == expected)
@@ -146,7 +147,7 @@ class Measurement:
         await self._until(lambda: len(self._ready) == len(services))
         self._cell.converge_seconds = time.monotonic() - started
         await asyncio.to_thread(process.until_idle, operator, len(services), PHASE_SECONDS)
-        used = process.cpu_seconds(operator) - used
+        used = cpu_seconds(operator.pid) - used
         made = await asyncio.to_thread(process.passes, operator) - made
         self._cell.cpu_ms_per_service = 1000 * used / len(services)
         self._cell.cpu_ms_per_pass = 1000 * used / made

@@ -14,14 +14,6 @@ from shared_support.waiting import eventually
 QUIET_SECONDS = 10.0
 """Time in seconds without a request after which the operator counts as quiet. It is longer than the
 pause between the lists at a start and the audit that follows them."""
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(operator: OperatorProcess) -> float:
-    """Return the CPU time of the process so far, in seconds, in user mode and in the kernel."""
-    text = Path(f"/proc/{operator.pid}/stat").read_text()
-    fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
 def highest_rss_mib(operator: OperatorProcess) -> float:

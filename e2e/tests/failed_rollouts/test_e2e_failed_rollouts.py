@@ -5,7 +5,6 @@ round has one rollout for each kind of mistake.
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -74,10 +73,7 @@ class Service:
         return pod_states(self.cluster.list("pods", self.namespace, selector))
 
     def patch(self, spec: Object) -> None:
-        text = json.dumps({"spec": spec})
-        self.cluster.kubectl(
-            "patch", "llm", self.name, "-n", self.namespace, "--type=merge", f"--patch={text}"
-        )
+        self.cluster.patch_spec(self.name, self.namespace, spec)
 
     def make_mistake(self, number: int) -> None:
         mistake, _ = MISTAKES[self.name]

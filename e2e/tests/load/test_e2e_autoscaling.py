@@ -51,10 +51,7 @@ class Stage:
     say: Callable[[str], None]
 
     def patch(self, spec: Object) -> None:
-        change = json.dumps({"spec": spec})
-        self.cluster.kubectl(
-            "patch", "llm", NAME, "-n", self.namespace, "--type=merge", f"--patch={change}"
-        )
+        self.cluster.patch_spec(NAME, self.namespace, spec)
 
     def wait_ready(self) -> None:
         wait_ready(self.cluster, NAME, self.namespace)

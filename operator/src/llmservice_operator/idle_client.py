@@ -103,8 +103,7 @@ class WakeClient:
         recent = {key: at for key, at in self._told_at.items() if now - at < TOLD_AGAIN_SECONDS}
         self._told_at = {**dict.fromkeys(found, now), **recent}
         for key in found.keys() - recent.keys():
-            namespace, _, name = key.partition("/")
-            self._on_wake((namespace, name))
+            self._on_wake(names.key_of(key))
 
     async def _read(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Wake]:
         """Raises ClientError or TimeoutError if the request fails, ValueError for an answer that

@@ -125,8 +125,7 @@ class LoadReportClient:
     def _replace(self, answer: Mapping[str, Any]) -> None:
         before, self._answer, self._parsed = self._answer, answer, {}
         for key in before.keys() - answer.keys():
-            namespace, _, name = key.partition("/")
-            self._on_news((namespace, name))
+            self._on_news(names.key_of(key))
 
     async def _ask(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
         """Return the reports in the response.

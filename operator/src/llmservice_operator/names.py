@@ -209,6 +209,12 @@ def load_report_path(namespace: str, name: str) -> str:
     return f"{LOAD_REPORTS_PATH}/{namespace}/{name}"
 
 
+def key_of(text: str) -> tuple[str, str]:
+    """Return the namespace and the name of an LLMService that is written as NAMESPACE/NAME."""
+    namespace, _, name = text.partition("/")
+    return namespace, name
+
+
 def child(service: LLMService) -> str:
     """Return the default name of a child, which is the LLMService's name."""
     return service.name

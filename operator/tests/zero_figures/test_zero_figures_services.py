@@ -35,6 +35,7 @@ from operator_support.processes import (
     make_service,
     until_settled,
 )
+from shared_support.cpu_time import cpu_seconds
 from shared_support.waiting import eventually
 
 SERVICES = int(os.environ.get("LLMSERVICE_TEST_SERVICES", "1000"))
@@ -79,16 +80,10 @@ def for_all(items: Iterable[Key], work: Callable[[Key], object]) -> None:
         list(threads.map(work, items))
 
 
-def cpu_seconds(process: OperatorProcess) -> float:
-    """Return the CPU time that the process has used so far, in seconds."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def percent_of_a_core(processes: Iterable[OperatorProcess]) -> list[float]:
-    before = [(it, cpu_seconds(it), time.monotonic()) for it in processes]
+    before = [(it, cpu_seconds(it.pid), time.monotonic()) for it in processes]
     threading.Event().wait(CALM_SECONDS)
-    return [100 * (cpu_seconds(it) - cpu) / (time.monotonic() - at) for it, cpu, at in before]
+    return [100 * (cpu_seconds(it.pid) - cpu) / (time.monotonic() - at) for it, cpu, at in before]
 
 
 def test_a_thousand_services_at_zero_cost_nothing_and_a_hundred_wake_together(

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server_support.engine import ModelServer, cpu_seconds
+from server_support.engine import ModelServer
+from shared_support.cpu_time import cpu_seconds
 
 PROBE, PART, REFUSED = "/livez", "another client", "refused"
 _PAUSE_SECONDS = 0.02

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from server_support.preloaded import ForkedProcess, Preloaded
+from shared_support.cpu_time import cpu_seconds
 from shared_support.waiting import eventually
 
 SERVER_IMAGE = Path(__file__).parents[2]
@@ -160,12 +160,6 @@ class ModelServer:
         """Return the termination message that the kubelet would read."""
         message: dict[str, str] = json.loads(self._termination_log.read_text())
         return message
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has taken so far."""
-    # This is how clock_getcpuclockid(3) computes the id of the clock.
-    return float(time.clock_gettime((~pid << 3) | 2))
 
 
 def free_ports() -> tuple[int, int]:

@@ -111,12 +111,10 @@ class Tokens:
                     known.renew_at = now + REFUSED_SECONDS
                     self._check(digest, token)
                 return known.account
-        check = self._checks.get(digest)
-        if check is None:
+        if digest not in self._checks:
             self._limit(address, now)
-            check = self._check(digest, token)
         try:
-            return await asyncio.shield(check)
+            return await asyncio.shield(self._check(digest, token))
         except (ClusterError, TimeoutError) as error:
             raise Unchecked(
                 "the token cannot be checked now, and the log of the metrics server says why: send"

@@ -185,9 +185,4 @@ class PeerClient:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             logger.debug("the metrics server at %s does not answer: %s", member, error)
             return None
-        return {_key(name): it for name, it in found.items()}
-
-
-def _key(name: str) -> Key:
-    namespace, _, service = name.partition("/")
-    return namespace, service
+        return {names.key_of(text): it for text, it in found.items()}

@@ -62,6 +62,15 @@ LAST_WRITES_SECONDS = 5.0
 the calibrations."""
 
 
+async def next_round() -> float:
+    """Wait until the next round begins; return its time in seconds since 1970. It is the same in
+    all metrics servers.
+    """
+    at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
+    await asyncio.sleep(at - time.time())
+    return at
+
+
 class MetricsServer:
     """The metrics server.
 
@@ -308,8 +317,7 @@ class MetricsServer:
         )
         health.ready("watches")
         while True:
-            at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
-            await asyncio.sleep(at - time.time())
+            at = await next_round()
             began, others_are_asked = time.monotonic(), peers.are_asked
             await fleet.round(at)
             self._round_ended = time.monotonic()

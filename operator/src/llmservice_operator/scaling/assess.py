@@ -239,10 +239,10 @@ def _assess(
     price = price_of(mix, state.fit.model, _computed_share(state), rate * state.factor.value)
     state, parts, percent = _demand(state, price, scrape, ready, target_percent)
     minute = tracking.ledger.last(STEADY_SECONDS).done
+    present = sum(not it.is_draining for it in scrape.replicas)
     if is_starting:
         # A scale-up that is already certain does not wait for the rest of the minute.
         noise = CERTAINTY * price.spread / math.sqrt(max(minute.arrivals, 1))
-        present = sum(not it.is_draining for it in scrape.replicas)
         if 100 * parts.load / (1 + noise) <= target_percent * present:
             return state, starting
     attainment = minute.slo_met / minute.judged if minute.judged > 0 else None
@@ -264,7 +264,6 @@ def _assess(
         )
         state = replace(state, factor=state.factor.corrected(scrape.at, evidence))
     bursty = is_bursty(tracking.likely(), price)
-    present = sum(not it.is_draining for it in scrape.replicas)
     undone = state.undone.add(scrape.at, present, percent / target_percent)
     state = replace(state, undone=undone)
     window = scale_down_window(cold_start, bursty, undone)
