@@ -35,6 +35,10 @@ async def drain(
     every proxy has noticed that this replica is not ready. After that, new requests are refused. If
     the engine is lost, no request can be finished, so the function returns immediately.
     """
+    # Set before the phase: the management port runs on another thread, and whoever reads there that
+    # a server without pre-stop time drains must find that it refuses.
+    if settings.pre_stop_seconds == 0:
+        lifecycle.accepts_requests = False
     lifecycle.enter(Phase.DRAINING)
     logger.info("draining; %d requests in flight", in_flight.count)
     listener.let_idle_go()

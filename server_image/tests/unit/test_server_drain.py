@@ -32,6 +32,23 @@ async def test_is_over_at_once_when_nothing_is_in_flight(listener: Listener) -> 
     assert not stack.lifecycle.accepts_requests
 
 
+async def test_refuses_from_the_moment_at_which_it_is_seen_to_drain_without_pre_stop_time(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = make_stack()
+    accepts_when_seen: list[bool] = []
+    enter = stack.lifecycle.enter
+
+    def note(phase: Phase) -> None:
+        enter(phase)
+        accepts_when_seen.append(stack.lifecycle.accepts_requests)
+
+    monkeypatch.setattr(stack.lifecycle, "enter", note)
+    await drain(stack.lifecycle, stack.in_flight, listener, settings(), asyncio.Event())
+
+    assert accepts_when_seen == [False]
+
+
 async def test_still_accepts_requests_for_the_first_seconds(listener: Listener) -> None:
     stack = make_stack()
     draining = asyncio.ensure_future(
