@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import aiohttp
 from pydantic import ConfigDict, Field, PlainValidator, create_model
+from yarl import URL
 
 from llmservice_operator import names
 from llmservice_operator.api.fields import Fields
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 2.0
 """Longest time in seconds that one request may take. A management port responds in milliseconds. A
 round over all pods waits for its slowest scrape, and a scrape sends up to two requests."""
+URLS = 16 * 1024
+"""Number of URLs that are remembered, because to parse one takes a fifth of the time of a request.
+"""
 LONGEST_ANSWER = 64 * 1024
 """Longest response body that is read, in bytes. A pod may run any program, and its response must
 not fill the memory of the metrics server."""
@@ -277,12 +282,16 @@ class EngineMetrics:
         Raises ValueError if the address is not valid, ClientError if the request fails or the body
         is too long, and TimeoutError if the response takes too long.
         """
-        host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
-        url = f"http://{host}:{port}{path}"
         body = b""
-        async with self._session.get(url, allow_redirects=False) as answer:
+        async with self._session.get(_url(address, port, path), allow_redirects=False) as answer:
             async for chunk in answer.content.iter_any():
                 body += chunk
                 if len(body) > LONGEST_ANSWER:
                     raise aiohttp.ClientPayloadError(f"{path} is longer than {LONGEST_ANSWER}")
         return answer.status, body
+
+
+@lru_cache(URLS)
+def _url(address: str, port: int, path: str) -> URL:
+    host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
+    return URL(f"http://{host}:{port}{path}")

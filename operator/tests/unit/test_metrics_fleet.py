@@ -11,12 +11,14 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
+from llmservice_operator.metrics_server import fleet as fleet_module
 from llmservice_operator.metrics_server import scrapes
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.metrics_server.turns import OF_A_NAMESPACE
 from llmservice_operator.scaling import assess
-from llmservice_operator.scaling.signals import RouterPod
+from llmservice_operator.scaling.assess import ScalingState
+from llmservice_operator.scaling.signals import RouterPod, Scrape
 from llmservice_operator.scaling.step_model import StepModel
 from llmservice_operator.sharding import Ring
 from operator_support.fleet import KEY, START, TICK, BadConnection, Pods, World, service
@@ -248,13 +250,31 @@ async def test_a_follower_computes_the_load_with_the_learners_calibration(
 ) -> None:
     learner, follower = world.learner_and_follower()
     await world.run(300, 8, learner)
-    for rate in (8, 10, 12):
-        await world.run(90, rate, learner, follower)
+    # Both must know the five minutes from which a trend follows.
+    for seconds, rate in ((300, 8), (90, 10), (90, 12)):
+        await world.run(seconds, rate, learner, follower)
 
         ours, theirs = learner.reports[KEY], computed(follower, world)
         assert ours.demand_percent is not None
         assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
         assert theirs.capacity_factor == ours.capacity_factor
+
+
+async def test_a_follower_assesses_each_scrape_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, follower = world.learner_and_follower()
+    await world.run(90, 8, learner, follower)
+    assessed: list[float] = []
+
+    def count(state: ScalingState, scrape: Scrape, *args: Any, **more: Any) -> Any:
+        assessed.append(scrape.at)
+        return assess.assess(state, scrape, *args, **more)
+
+    monkeypatch.setattr(fleet_module, "assess", count)
+    await world.run(3 * TICK, 8, follower)
+
+    assert len(assessed) == len(set(assessed)) == 3
 
 
 @pytest.mark.parametrize("known_before", [0, 120])

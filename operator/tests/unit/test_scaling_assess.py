@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmservice_operator.scaling import capacity
 from llmservice_operator.scaling.assess import Missing, price_of
 from llmservice_operator.scaling.conditions import RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.lengths import Lengths
@@ -17,6 +18,16 @@ def test_demand_is_the_load_over_what_one_replica_sustains() -> None:
 
     assert seen.capacity is not None
     assert demand_of(seen.demand_percent) == pytest.approx(100 * 14 / seen.capacity, rel=0.02)
+
+
+def test_a_constant_load_takes_no_further_computation_of_the_capacity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = service(2)
+    before = running.run(300, rate=14)
+    monkeypatch.setattr(capacity, "sustainable_rate", None)
+
+    assert running.run(300, rate=14).capacity == pytest.approx(before.capacity, rel=0.02)
 
 
 def test_half_the_replicas_show_half_the_demand_each() -> None:

@@ -13,6 +13,7 @@ from llmservice_operator.scaling.capacity import (
     REACH,
     REACH_OF_ITL,
     UNREACHABLE,
+    Capacity,
     LeastLimits,
     idle_itl,
     idle_ttft,
@@ -290,3 +291,61 @@ def test_long_prompts_of_one_bucket_attain_a_limit_in_part() -> None:
 @pytest.mark.parametrize("tokens", [0, 5])
 def test_an_empty_histogram_is_no_distribution(tokens: float) -> None:
     assert lengths_of((0.0,) * LENGTH_BUCKETS, tokens) is None
+
+
+USUAL = mix(1000, 200)
+KNOWN = Capacity.of(USUAL, TRUTH, LIMITS, ITL_ONLY)
+
+
+@pytest.mark.parametrize("factor", [0.993, 1.0, 1.007])
+def test_a_capacity_is_not_computed_again_while_its_conditions_hardly_move(factor: float) -> None:
+    moved, slower = mix(1000 * factor, 200 * factor, 1100 * factor), TRUTH.scaled(factor)
+
+    found = Capacity.of(moved, slower, LIMITS, ITL_ONLY, KNOWN)
+
+    assert found is KNOWN
+    exact = sustainable_rate(moved, slower, LIMITS, ITL_ONLY)
+    assert found.rate_of(moved, slower) == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        (mix(1020, 200), TRUTH, LIMITS, ITL_ONLY),
+        (mix(1000, 204), TRUTH, LIMITS, ITL_ONLY),
+        (mix(1000, 200, 1120), TRUTH, LIMITS, ITL_ONLY),
+        (replace(USUAL, tokens_per_step=1.02), TRUTH, LIMITS, ITL_ONLY),
+        (USUAL, TRUTH.scaled(1.02), LIMITS, ITL_ONLY),
+        (USUAL, TRUTH, replace(LIMITS, max_sequences=255), ITL_ONLY),
+        (USUAL, TRUTH, LIMITS, replace(ITL_ONLY, itl_seconds=0.051)),
+        (
+            replace(USUAL, prompts=Lengths(((1000, 0.995), (2000, 0.005)))),
+            TRUTH,
+            LIMITS,
+            ITL_ONLY,
+        ),
+    ],
+)
+def test_a_capacity_is_computed_again_when_one_of_its_conditions_has_moved(
+    conditions: tuple[RequestMix, StepModel, EngineLimits, ServiceLevelObjective],
+) -> None:
+    found = Capacity.of(*conditions, KNOWN)
+
+    assert found == Capacity.of(*conditions)
+    assert found != KNOWN
+
+
+def test_a_share_of_long_prompts_that_has_moved_changes_the_capacity() -> None:
+    few = replace(USUAL, prompts=Lengths(((1000, 0.96), (8000, 0.04))))
+    some = replace(USUAL, prompts=Lengths(((1000, 0.955), (8000, 0.045))))
+    slo = ServiceLevelObjective(0.4, None)
+    known = Capacity.of(few, TRUTH, LIMITS, slo)
+
+    assert Capacity.of(few, TRUTH, LIMITS, slo, known) is known
+    assert Capacity.of(some, TRUTH, LIMITS, slo, known) is not known
+
+
+def test_a_capacity_tells_the_misses_at_a_share_of_its_rate() -> None:
+    assert KNOWN.missed(0.0) == KNOWN.unrepairable
+    assert KNOWN.missed(1.0) == pytest.approx(1 - ITL_ONLY.objective, abs=1e-3)
+    assert KNOWN.missed(1.0) == misses(KNOWN.rate, USUAL, TRUTH, LIMITS, ITL_ONLY).share

@@ -37,6 +37,24 @@ def test_a_ledger_sums_the_last_seconds_and_forgets_after_ten_minutes() -> None:
     assert Ledger().last(60).seconds == 0
 
 
+def test_a_ledger_joins_old_ticks_and_loses_nothing() -> None:
+    ledger, ticks = Ledger(), 120
+    for i in range(1, ticks + 1):
+        ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=i)))
+
+    assert len(ledger.ticks) < ticks / 2
+    assert sum(tick.seconds for tick in ledger.ticks) == 5.0 * ticks
+    assert sum(tick.done.arrivals for tick in ledger.ticks) == sum(range(1, ticks + 1))
+    assert ledger.last(60).done.arrivals == sum(range(ticks - 11, ticks + 1))
+    assert ledger.without_last().last(60).done.arrivals == sum(range(ticks - 12, ticks))
+
+
+def test_most_amounts_of_a_difference_of_histograms_are_one_object() -> None:
+    difference = ONES.plus(ONES, -1.0)
+
+    assert len({id(amount) for amount in difference.prompt_lengths}) == 1
+
+
 def of_ones() -> Counters:
     """Return counters in which every number is 1."""
     amounts: dict[str, Any] = {

@@ -31,6 +31,7 @@ from llmservice_operator.scaling.assess import (
     Missing,
     ScalingState,
     assess,
+    learn,
 )
 from llmservice_operator.scaling.calibration import calibration_of, resumed, with_calibration
 from llmservice_operator.scaling.conditions import ServiceLevelObjective
@@ -339,11 +340,10 @@ class Fleet:
         )
         service.idleness = service.idleness.add(scrape)
         aim = _Aim(service.objective, service.target_percent, service.forecasts)
-        reported_before = service.state.reported_percent
-        service.state, assessment = aim.assess(service.state, scrape)
-        if learned is not None:
-            own = replace(service.state, reported_percent=reported_before)
-            service.state, assessment = _assess_as_follower(own, learned, scrape, aim)
+        if learned is None:
+            service.state, assessment = aim.assess(service.state, scrape)
+        else:
+            service.state, assessment = _assess_as_follower(service.state, learned, scrape, aim)
         service.learned = calibration_of(service.state)
         service.is_known = assessment.missing != Missing.STARTING
         service.latencies = service.latencies.add(
@@ -431,24 +431,26 @@ def _learned_by(report: LoadReport | None, at: float) -> Calibration | None:
 
 
 def _assess_as_follower(
-    own: ScalingState,
+    state: ScalingState,
     learned: Calibration,
     scrape: Scrape,
     aim: "_Aim",
 ) -> tuple[ScalingState, Assessment]:
-    """Assess the scrape with the learner's calibration, and keep the calibration of this process
-    separately.
+    """Assess the scrape with the learner's calibration, and keep the step times and the traffic
+    that this process has learned.
 
     κ and cold starts are learned slowly from rare events, so the learner's values replace those of
     this process.
     """
+    own = learn(state, scrape)
     as_learner = with_calibration(own, learned)
     after, assessment = aim.assess(as_learner, scrape)
     kept = replace(
-        own,
+        after,
+        fit=own.fit,
+        traffic=own.traffic,
         cold_starts=as_learner.cold_starts,
         factor=as_learner.factor,
-        reported_percent=after.reported_percent,
     )
     return kept, assessment
 

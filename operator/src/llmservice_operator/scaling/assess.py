@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from llmservice_operator.api.calibration import UnmetDemand
-from llmservice_operator.scaling.capacity import LeastLimits, least_limits, sustainable_rate
+from llmservice_operator.scaling.capacity import Capacity, LeastLimits, least_limits
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.conditions import EngineLimits, RequestMix, ServiceLevelObjective
@@ -21,13 +21,11 @@ from llmservice_operator.scaling.demand import (
     Demand,
     Price,
     Queue,
-    burst_of,
     demand,
     load_of,
 )
 from llmservice_operator.scaling.forecast import LoadHistory
 from llmservice_operator.scaling.ledger import Ledger
-from llmservice_operator.scaling.misses import misses
 from llmservice_operator.scaling.scale_down import (
     UndoneScaleDowns,
     is_bursty,
@@ -101,6 +99,8 @@ class ScalingState:
     capacity: float | None = None
     """Last known rate of requests per second of the usual mix that one replica sustains. None
     before the first one of this process, and after a change of the engine."""
+    computed: Capacity | None = None
+    """`capacity` without the factor, as it was last computed."""
     history: LoadHistory = field(default_factory=LoadHistory)
     """Load of the last two weeks. Empty without forecasts."""
     undone: UndoneScaleDowns = field(default_factory=UndoneScaleDowns)
@@ -204,7 +204,7 @@ def _is_starting(state: ScalingState, scrape: Scrape) -> bool:
 def _assess(
     state: ScalingState, scrape: Scrape, slo: ServiceLevelObjective, target_percent: float
 ) -> tuple[ScalingState, Assessment]:
-    state = _learn(state, scrape)
+    state = learn(state, scrape)
     tracking = state.tracking
     ready = [r for r in scrape.replicas if r.is_ready and not r.is_draining]
     fresh = [s for r in ready if (s := _fresh_snapshot(state, r, scrape.at)) is not None]
@@ -235,9 +235,11 @@ def _assess(
 
     limits = _limits(fresh)
     usual = mix.usual()
-    rate = sustainable_rate(usual, state.fit.model, limits, slo)
+    computed = Capacity.of(usual, state.fit.model, limits, slo, state.computed)
+    rate = computed.rate_of(usual, state.fit.model)
     price = price_of(mix, state.fit.model, _computed_share(state), rate * state.factor.value)
     state, parts, percent = _demand(state, price, scrape, ready, target_percent)
+    likely = tracking.likely()
     minute = tracking.ledger.last(STEADY_SECONDS).done
     present = sum(not it.is_draining for it in scrape.replicas)
     if is_starting:
@@ -246,37 +248,42 @@ def _assess(
         if 100 * parts.load / (1 + noise) <= target_percent * present:
             return state, starting
     attainment = minute.slo_met / minute.judged if minute.judged > 0 else None
+    factor = state.factor
     if slo.ttft_seconds is not None or slo.itl_seconds is not None:
         load = parts.load / len(ready)
         evidence = Evidence(
             judged=minute.judged,
             missed=0.0 if attainment is None else 1 - attainment,
             allowed=1 - slo.objective,
-            unrepairable=misses(0.0, usual, state.fit.model, limits, slo).share,
-            expected=misses(load * rate, usual, state.fit.model, limits, slo).share,
+            unrepairable=computed.unrepairable,
+            expected=computed.missed(load),
             utilization=load,
             # A burst that is seen for the first time is no load yet, but explains misses.
-            has_backlog=parts.backlog > NOTABLE_BACKLOG * parts.load
-            or burst_of(tracking.likely(), price) is not None,
+            has_backlog=parts.backlog > NOTABLE_BACKLOG * parts.load or parts.has_burst,
             # The misses of an overload are counted until one minute after the delayed requests have
             # finished.
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
         )
-        state = replace(state, factor=state.factor.corrected(scrape.at, evidence))
-    bursty = is_bursty(tracking.likely(), price)
+        factor = factor.corrected(scrape.at, evidence)
+    bursty = is_bursty(likely, price)
     undone = state.undone.add(scrape.at, present, percent / target_percent)
-    state = replace(state, undone=undone)
     window = scale_down_window(cold_start, bursty, undone)
-    if scrape.at > state.known_at + GAP_SECONDS:
-        state = replace(state, resumed_at=scrape.at)
-    capacity = rate * state.factor.value
-    state = replace(state, known_at=scrape.at, capacity=capacity)
-    if scrape.at < state.resumed_at + window:
+    is_after_gap = scrape.at > state.known_at + GAP_SECONDS
+    resumed_at = scrape.at if is_after_gap else state.resumed_at
+    if scrape.at < resumed_at + window:
         # Nothing remembers the recommendations of before the gap, so the replicas stay.
         percent = max(percent, target_percent * len(ready))
     unmet = percent > target_percent * len(ready)
+    capacity = rate * factor.value
     state = replace(
-        state, unmet_demand=UnmetDemand(percent=percent, at=scrape.at) if unmet else None
+        state,
+        factor=factor,
+        undone=undone,
+        resumed_at=resumed_at,
+        known_at=scrape.at,
+        capacity=capacity,
+        computed=computed,
+        unmet_demand=UnmetDemand(percent=percent, at=scrape.at) if unmet else None,
     )
     return state, replace(
         unknown,
@@ -295,8 +302,8 @@ def _assess(
     )
 
 
-def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
-    """Add the reports to the state."""
+def learn(state: ScalingState, scrape: Scrape) -> ScalingState:
+    """Add the reports to the state. A repeated scrape changes nothing."""
     tracking, added = state.tracking.add(
         scrape, state.traffic.mean_prompt_tokens, state.engine_since
     )
@@ -349,11 +356,12 @@ def _demand(
     cause a scale-up.
     """
     tracking, starts = state.tracking, state.cold_starts
-    mean = load_of(tracking.ledger, price) / len(ready)
 
     def queue(name: str) -> Queue:
         rates = tracking.rates.get(name)
-        arriving = mean if rates is None else price.arriving(rates)
+        arriving = (
+            load_of(tracking.ledger, price) / len(ready) if rates is None else price.arriving(rates)
+        )
         return Queue(tracking.snapshots[name].waiting, arriving)
 
     def of(ledger: Ledger, names: list[str]) -> Demand:

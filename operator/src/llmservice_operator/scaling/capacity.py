@@ -6,6 +6,7 @@ objective. A limit that no replica attains is left out gradually (docs/capacity.
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 from llmservice_operator.scaling.conditions import (
     EngineLimits,
@@ -28,6 +29,10 @@ HOPELESS = 0.8
 UNREACHABLE = 3.0
 """Multiple of the latency on an idle replica to which a request is held whose limit no replica
 attains."""
+
+MOVED, MOVED_SHARE = 0.01, 0.003
+"""Relative change of a length or of a coefficient, and absolute change of the share of a length, up
+to which a capacity stays valid. Both are far below the accuracy of what is learned."""
 
 LEAST_SHARE = 0.05
 """Share of the throughput capacity below which no SLO lowers the capacity."""
@@ -53,6 +58,73 @@ def sustainable_rate(
     # the limit changes the rate much.
     share = _unreached(itl, idle, REACH_OF_ITL)
     return math.pow(hardly, 1 - share) * math.pow(not_at_all, share)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The sustainable rate, and the conditions for which it was computed.
+
+    It takes most of the time of a round, so it is computed only when the conditions have moved.
+    """
+
+    mix: RequestMix
+    model: StepModel
+    limits: EngineLimits
+    slo: ServiceLevelObjective
+    rate: float
+    """Requests per second that one replica sustains."""
+    unrepairable: float
+    """Share of the requests that miss the SLO on an idle replica."""
+    engine: Engine
+
+    @classmethod
+    def of(
+        cls,
+        mix: RequestMix,
+        model: StepModel,
+        limits: EngineLimits,
+        slo: ServiceLevelObjective,
+        known: "Capacity | None" = None,
+    ) -> "Capacity":
+        """Return the capacity: `known` if it was computed for about the same conditions."""
+        if known is not None and known._is_for(mix, model, limits, slo):
+            return known
+        rate = sustainable_rate(mix, model, limits, slo)
+        engine = Engine.of(mix, model, limits, slo)
+        return cls(mix, model, limits, slo, rate, engine.misses(0.0).share, engine)
+
+    def rate_of(self, mix: RequestMix, model: StepModel) -> float:
+        """Return the rate for conditions that have moved a little since.
+
+        The work of a request explains nearly all of such a difference.
+        """
+        return self.rate * self.mix.work(self.model) / mix.work(model)
+
+    def missed(self, utilization: float) -> float:
+        """Return the share of the requests that miss the SLO at this share of the rate."""
+        return self.engine.misses(utilization * self.rate / self.limits.engines).share
+
+    def _is_for(
+        self,
+        mix: RequestMix,
+        model: StepModel,
+        limits: EngineLimits,
+        slo: ServiceLevelObjective,
+    ) -> bool:
+        return (
+            (self.limits, self.slo) == (limits, slo)
+            and _are_close(self.model.coefficients, model.coefficients)
+            and _are_close(
+                (self.mix.kv_tokens_per_sequence, self.mix.tokens_per_step),
+                (mix.kv_tokens_per_sequence, mix.tokens_per_step),
+            )
+            and self.mix.prompts.is_close_to(mix.prompts, MOVED, MOVED_SHARE)
+            and self.mix.answers.is_close_to(mix.answers, MOVED, MOVED_SHARE)
+        )
+
+
+def _are_close(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
+    return all(map(partial(math.isclose, rel_tol=MOVED), ours, theirs))
 
 
 def idle_itl(mix: RequestMix, model: StepModel) -> float:

@@ -7,6 +7,9 @@ immediately and in full, even if too few replicas are ready to serve it.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
 
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 from llmservice_operator.scaling.signals import Flow
@@ -23,6 +26,8 @@ FEWEST_ARRIVALS = 5
 """Minimum number of requests in a span for a burst to be detected."""
 
 TREND_SECONDS = 300.0
+FEWEST_BINS = 8
+"""Minimum number of bins in which a trend is visible."""
 TREND_CERTAINTY = 3.0
 """Number of standard errors by which a slope must exceed zero to be a trend."""
 
@@ -75,6 +80,9 @@ class Demand:
     backlog: float
     """Replicas that empty the present or expected queue within one cold start, or within
     SHORTEST_DRAIN_SECONDS if that is longer."""
+    has_burst: bool = False
+    """Whether a short window exceeds the steady load. Seen for the first time, it is no load yet.
+    """
 
     @property
     def percent(self) -> float:
@@ -115,7 +123,8 @@ def demand(
     the load is extended over the time until a replica that is requested now serves. This time
     includes the usual wait for a node.
     """
-    load = load_of(ledger, price)
+    burst = burst_of(ledger, price)
+    load = _load(ledger, price, burst)
     horizon = node_wait_seconds + cold_start_seconds + REACTION_SECONDS
     drain = max(SHORTEST_DRAIN_SECONDS, cold_start_seconds)
     movable = sum(queue.movable_seconds(price, drain) for queue in queues)
@@ -127,12 +136,16 @@ def demand(
         load,
         min(max(0.0, trend_of(ledger, price)) * horizon, load),
         max(queue_seconds, shortfall_seconds) / drain,
+        burst is not None,
     )
 
 
 def load_of(ledger: Ledger, price: Price) -> float:
     """Return how many replicas the load of the last minute, or of a shorter burst, keeps busy."""
-    burst = burst_of(ledger, price)
+    return _load(ledger, price, burst_of(ledger, price))
+
+
+def _load(ledger: Ledger, price: Price, burst: float | None) -> float:
     # A single short window exceeds its threshold by chance every few minutes.
     if burst is None or burst_of(ledger.without_last(), price) is None:
         return _steady(ledger, price)
@@ -167,12 +180,41 @@ def trend_of(ledger: Ledger, price: Price) -> float:
 
     0 for noise, a step or a fall, and while too little of the load is known.
     """
-    recent = [tick for tick in ledger.ticks if tick.at > ledger.ticks[-1].at - TREND_SECONDS]
-    if len(recent) < 12 or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
+    bins = bins_of(ledger, price)
+    recent = [each for each in bins if each.at > bins[-1].at - TREND_SECONDS]
+    if len(recent) < FEWEST_BINS or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
         return 0.0
-    values = [price.arrived(tick) if tick.seconds > 0 else 0.0 for tick in recent]
-    line = fit_line([(tick.at, value) for tick, value in zip(recent, values, strict=True)])
+    values = [each.work / each.seconds if each.seconds > 0 else 0.0 for each in recent]
+    line = fit_line([(each.at, value) for each, value in zip(recent, values, strict=True)])
     if line.slope <= TREND_CERTAINTY * line.slope_error:
         return 0.0
     # After a step, the load stays at its new level and no longer rises.
     return line.slope if line.squared_residuals <= step_residuals(values) else 0.0
+
+
+class Bin(NamedTuple):
+    """The arrivals of a span of BIN_SECONDS, of which a part may be unknown."""
+
+    at: float
+    """Time of the end of the known part."""
+    seconds: float
+    """Length of the known part."""
+    work: float
+    """Replica-seconds of the arrivals."""
+    arrivals: float
+
+
+def bins_of(ledger: Ledger, price: Price) -> list[Bin]:
+    """Return the bins of a ledger, oldest first."""
+    bins = list[Bin]()
+    for _, group in groupby(ledger.ticks, attrgetter("bin")):
+        ticks = tuple(group)
+        bins.append(
+            Bin(
+                ticks[-1].at,
+                sum(tick.seconds for tick in ticks),
+                sum(price.arriving(tick.done) for tick in ticks),
+                sum(tick.done.arrivals for tick in ticks),
+            )
+        )
+    return bins

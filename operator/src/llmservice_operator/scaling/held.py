@@ -7,7 +7,7 @@ without a replica has arrived all the same.
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from llmservice_operator.scaling.signals import HoldCounters, RouterSnapshot, Scrape
@@ -97,7 +97,7 @@ def _between(before: RouterSnapshot | None, after: RouterSnapshot, last_scrape: 
     if counters is None or before.counters is None:
         return Arrivals(after.at, seconds, held)
     done = counters.plus(before.counters, -1.0)
-    if after.started != before.started or min(astuple(done)) < 0:
+    if after.started != before.started or min(done.amounts) < 0:
         # The replicas get the requests that a picker held when it ended.
         done, left_before = counters, 0.0
     else:

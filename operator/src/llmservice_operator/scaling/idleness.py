@@ -64,7 +64,7 @@ class Idleness:
             return True  # it starts, and tests itself, because somebody needs it
         if now is None:
             return False
-        arrived = before is None or now.since(before).arrivals > 0
+        arrived = before is None or now.has_arrivals_since(before)
         return arrived or now.running > 0 or now.waiting > 0 or replica.is_loading_adapter
 
 

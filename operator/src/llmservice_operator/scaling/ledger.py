@@ -9,6 +9,11 @@ from llmservice_operator.scaling.signals import Tally
 
 KEPT_SECONDS = 600.0
 
+FINE_SECONDS = 90.0
+"""Age in seconds from which ticks are joined. Only the last minute is measured in parts."""
+BIN_SECONDS = 15.0
+"""Length in seconds of the time in which ticks are joined."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -22,6 +27,15 @@ class Tick:
         """Return this tick with `share` of the work of `other` added."""
         return Tick(self.at, self.seconds, self.done.plus(other.done, share))
 
+    def joined(self, later: "Tick") -> "Tick":
+        """Return one tick in place of this one and the next."""
+        return Tick(later.at, self.seconds + later.seconds, self.done.plus(later.done))
+
+    @property
+    def bin(self) -> int:
+        """Number of the span of BIN_SECONDS in which the tick ended."""
+        return math.floor(self.at / BIN_SECONDS)
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -30,7 +44,15 @@ class Ledger:
     ticks: tuple[Tick, ...] = ()
 
     def add(self, tick: Tick) -> "Ledger":
-        kept = tuple(old for old in self.ticks if old.at > tick.at - KEPT_SECONDS)
+        """Return the ledger with a new tick. Old ticks of the same bin become one."""
+        kept = list[Tick]()
+        for old in self.ticks:
+            if old.at <= tick.at - KEPT_SECONDS:
+                continue
+            if kept and old.at <= tick.at - FINE_SECONDS and old.bin == kept[-1].bin:
+                kept[-1] = kept[-1].joined(old)
+            else:
+                kept.append(old)
         return Ledger((*kept, tick))
 
     def spread(self, spans: Iterable[Tick]) -> "Ledger":

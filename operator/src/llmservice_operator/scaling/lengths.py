@@ -86,6 +86,16 @@ class Lengths:
             )
         )
 
+    def is_close_to(self, other: "Lengths", relative: float, share: float) -> bool:
+        """Return whether the other distribution has the same lengths with the same shares.
+
+        Lengths may differ by `relative` of their amount, and shares by `share`.
+        """
+        return len(self.points) == len(other.points) and all(
+            math.isclose(ours[0], theirs[0], rel_tol=relative) and abs(ours[1] - theirs[1]) <= share
+            for ours, theirs in zip(self.points, other.points, strict=True)
+        )
+
     def times(self, factor: float) -> "Lengths":
         return Lengths(tuple((factor * tokens, share) for tokens, share in self.points))
 

@@ -8,7 +8,7 @@ much as knowing the future (the ski-rental argument).
 import math
 from dataclasses import dataclass
 
-from llmservice_operator.scaling.demand import Price
+from llmservice_operator.scaling.demand import Price, bins_of
 from llmservice_operator.scaling.ledger import KEPT_SECONDS, Ledger, fit_line
 
 COLD_STARTS = 1.5
@@ -23,7 +23,6 @@ LONGEST_UNDONE_SECONDS = 1800.0
 SMALL_SHARE = 0.1
 """Share of the replicas that noise of the load may add or remove. It is at least one replica."""
 
-BIN_SECONDS = 15.0
 BURSTY_SPREAD = 0.4
 """Standard deviation of the load around its trend, as a share of the mean, above which the load is
 bursty."""
@@ -86,23 +85,11 @@ def is_bursty(ledger: Ledger, price: Price) -> bool:
     """
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
         return False
-    bins = _bins(ledger, price)
-    values = [work for _, work, _ in bins]
-    mean = sum(values) / len(values)
-    arrivals = sum(count for _, _, count in bins) / len(bins)
+    bins = bins_of(ledger, price)
+    mean = sum(each.work for each in bins) / len(bins)
+    arrivals = sum(each.arrivals for each in bins) / len(bins)
     if mean <= 0 or arrivals <= 0:
         return False
-    line = fit_line([(at, work) for at, work, _ in bins])
+    line = fit_line([(each.at, each.work) for each in bins])
     spread = math.sqrt(line.squared_residuals / len(bins)) / mean
     return spread > max(BURSTY_SPREAD, NOISE_DEVIATIONS * price.spread / math.sqrt(arrivals))
-
-
-def _bins(ledger: Ledger, price: Price) -> list[tuple[float, float, float]]:
-    """Return the time, work and arrivals of each span of BIN_SECONDS."""
-    bins: dict[int, list[float]] = {}
-    for tick in ledger.ticks:
-        entry = bins.setdefault(math.floor(tick.at / BIN_SECONDS), [0.0, 0.0])
-        if tick.seconds > 0:
-            entry[0] += price.arrived(tick) * tick.seconds
-            entry[1] += tick.done.arrivals
-    return [(at * BIN_SECONDS, work, arrivals) for at, (work, arrivals) in sorted(bins.items())]

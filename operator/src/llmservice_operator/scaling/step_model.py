@@ -118,8 +118,7 @@ class StepModelFit:
         """Add the steps of the last `seconds`. Without steps, nothing is learned or forgotten."""
         if sums.steps < 1:
             return self
-        kept = self.sums.times(FORGETTING_PER_SECOND**seconds)
-        return replace(self, sums=kept.plus(sums))
+        return replace(self, sums=sums.plus(self.sums, FORGETTING_PER_SECOND**seconds))
 
 
 def _solve(prior: StepModel, units: StepModel, sums: StepSums) -> StepModel:

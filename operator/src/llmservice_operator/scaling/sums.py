@@ -28,6 +28,11 @@ class Sums:
         columns = ([getattr(part, name) for part in found] for name in cls.__match_args__)
         return cls(*(_total(column) for column in columns)) if found else cls()
 
+    @property
+    def amounts(self) -> tuple[Any, ...]:
+        """The amounts of all fields, in their order."""
+        return tuple([getattr(self, name) for name in self.__match_args__])
+
     def plus(self, other: Self, weight: float = 1.0) -> Self:
         """Return the sum of these amounts and `weight` times the amounts of `other`."""
         # Every assessment adds thousands of amounts, and a list is made faster than a generator.
@@ -51,7 +56,9 @@ def _total(amounts: list[Any]) -> Any:
 
 def _weighted(mine: Any, theirs: Any, weight: float) -> Any:
     if isinstance(mine, tuple):
-        return tuple([a + weight * b for a, b in zip(mine, theirs, strict=True)])
+        # Most amounts of a histogram are zero. `or` makes them one object, which saves three
+        # quarters of the memory.
+        return tuple([a + weight * b or 0.0 for a, b in zip(mine, theirs, strict=True)])
     if isinstance(mine, Sums):
         return mine.plus(theirs, weight)
     return mine + weight * theirs

@@ -7,7 +7,7 @@ estimate, spread over the time of the silence.
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from llmservice_operator.scaling.held import HeldRequests
 from llmservice_operator.scaling.ledger import KEPT_SECONDS, Ledger, Tick
@@ -79,7 +79,7 @@ class Tracking:
         late = {name: at for name, at in self.late.items() if at > scrape.at - KEPT_SECONDS}
         spans = [self._estimated(name, self.at) for name in lost]
         answered: set[str] = set()
-        total, learnable = Counters(), Counters()
+        total, learnable = list[Counters](), list[Counters]()
         is_renewed = any(it.created >= engine_since for it in scrape.replicas)
         learns_from = engine_since if is_renewed else -math.inf
         for report in scrape.replicas:
@@ -96,12 +96,12 @@ class Tracking:
             if before is not None and before.started != after.started and name in self.serving:
                 spans.append(self._estimated(name, min(after.started, scrape.at)))
             kept = math.exp(-span / RATE_SECONDS) if name in rates else 0.0
-            rates[name] = _blended(rates.get(name, Flow()), done, span, kept)
+            rates[name] = _blended(rates.get(name), done, span, kept)
             spans.append(_tick(after.at, span, done, is_serving=_serves(report)))
-            total = total.plus(done)
+            total.append(done)
             is_warm = report.ready_at is not None and after.at >= report.ready_at + WARM_UP_SECONDS
             if is_warm and report.created >= learns_from:
-                learnable = learnable.plus(done)
+                learnable.append(done)
         usual = sum(it.arrivals for it in rates.values())
         held, held_arrivals = self.held.add(scrape, self.at, usual)
         for it in held_arrivals:
@@ -115,7 +115,9 @@ class Tracking:
         serving = self._serving(scrape)
         silent = frozenset(serving) - answered
         after_it = Tracking(scrape.at, snapshots, rates, serving, silent, late, ledger, held)
-        return after_it, Increment(seconds, total, learnable, bool(answered))
+        all_done = Counters.total(total)
+        learned = all_done if len(learnable) == len(total) else Counters.total(learnable)
+        return after_it, Increment(seconds, all_done, learned, bool(answered))
 
     def likely(self) -> Ledger:
         """Return the ledger with estimates.
@@ -128,7 +130,7 @@ class Tracking:
             if name in self.rates and name in self.serving:
                 began = max(self.serving[name], answered_at - KEPT_SECONDS)
                 spans.append(_at_rates(self.rates[name], began, answered_at))
-        return self.ledger.spread(spans)
+        return self.ledger.spread(spans) if spans else self.ledger
 
     @property
     def unmeasured(self) -> frozenset[str]:
@@ -157,10 +159,10 @@ class Tracking:
         return set(self.silent - goes_on)
 
 
-def _blended(rates: Flow, done: Counters, seconds: float, kept: float) -> Flow:
+def _blended(rates: Flow | None, done: Counters, seconds: float, kept: float) -> Flow:
     """Return the rates after this scrape, in which the old rates keep the share `kept`."""
-    now = Flow(*(amount / seconds for amount in astuple(Flow.of(done))))
-    return now.plus(rates.plus(now, -1.0), kept)
+    now = Flow.of(done).times((1 - kept) / seconds)
+    return now if rates is None else now.plus(rates, kept)
 
 
 def _at_rates(rates: Flow, began: float, ended: float) -> Tick:
