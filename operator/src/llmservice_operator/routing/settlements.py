@@ -3,7 +3,8 @@
 A replica counts the tokens of the finished requests of each client, and does not tell them apart by
 request. The tokens that it counts between two reports are divided among the requests of the client
 that have ended there, the newest first. So no tokens move to an earlier time, from which they would
-be forgotten too soon.
+be forgotten too soon. If a client has left one request, and another router has sent another of the
+same client, both within one report, then the tokens of the latter may be taken for the former.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,13 +36,14 @@ class Reservation:
     replica: str = ""
     """Replica whose reports will settle the reservation; empty if there is none."""
 
-    def settled_by(self, counted: float) -> float:
-        """Return the tokens of the request if the replica has counted up to `counted` tokens.
+    def settled_by(self, counted: float) -> tuple[float, float]:
+        """Return the tokens of the request if the replica has counted up to `counted` tokens, and
+        how many of these are those of the request.
 
         A replica does not count a request whose client left before the end of the answer.
         """
         found = min(counted, self.tokens)
-        return found if found >= self.spent / 2 else min(self.spent, self.tokens)
+        return (found, found) if found >= self.spent / 2 else (min(self.spent, self.tokens), 0.0)
 
 
 @dataclass(slots=True)
@@ -108,18 +110,26 @@ class Settlements:
         self, known: _Replica, client: str, until: float
     ) -> Iterator[tuple[str, Reservation | None, float]]:
         reservations, counted = known.open.get(client, []), known.counted.pop(client, 0.0)
-        ended = [each for each in reservations if each.ended <= until]
-        for each in sorted(ended, key=lambda each: each.at, reverse=True):
-            reservations.remove(each)
-            each.replica = ""
-            tokens = each.settled_by(counted)
-            counted = max(counted - tokens, 0.0)
-            yield client, each, tokens
-        if reservations:
-            # The rest may belong to requests that are just ending.
-            known.counted[client] = counted
-            return
-        known.open.pop(client, None)
+        # The replica has counted no request that is still in progress.
+        ended = [each for each in reservations if each.ended < inf]
+        kept = 0.0
+        # The replica may never count a request whose client has left, so such a request gets what
+        # no other one takes.
+        for each in sorted(ended, key=lambda each: (each.spent > 0, -each.at)):
+            if each.ended > until:
+                # The tokens may belong to this request, which has just ended.
+                taken = 0.0 if each.spent else min(counted, each.tokens)
+                kept += taken
+            else:
+                reservations.remove(each)
+                each.replica = ""
+                tokens, taken = each.settled_by(counted)
+                yield client, each, tokens
+            counted -= taken
+        if kept:
+            known.counted[client] = kept
+        if not reservations:
+            known.open.pop(client, None)
         if counted > 0:
             yield client, None, counted
 
