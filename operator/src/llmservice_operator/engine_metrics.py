@@ -163,7 +163,13 @@ class UsageReport(_Answer):
     def latencies(self) -> Latencies | None:
         """Both histograms; None if the server does not report both."""
         ttft, itl = self.counters.ttft_milliseconds, self.counters.itl_milliseconds
-        return Latencies(ttft, itl) if ttft and itl else None
+        if not ttft or not itl:
+            return None
+        # The report of every replica is kept, and most of its numbers are zeros. `or` makes them
+        # one object.
+        return Latencies(
+            tuple([each or 0.0 for each in ttft]), tuple([each or 0.0 for each in itl])
+        )
 
 
 class _Download(_Answer):

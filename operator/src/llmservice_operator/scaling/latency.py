@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llmservice_operator.scaling.sums import Sums
 
@@ -32,13 +33,39 @@ class Latencies(Sums):
         return self if went_back else difference
 
 
+class _Tick(NamedTuple):
+    """Requests that finished between two scrapes. Most buckets are empty, so only the others are
+    kept.
+    """
+
+    at: float
+    ttft: "_Filled"
+    itl: "_Filled"
+
+
+_Filled = tuple[tuple[int, float], ...]
+"""Number and content of each bucket that is not empty."""
+
+
+def _filled(histogram: Histogram) -> _Filled:
+    return tuple([each for each in enumerate(histogram) if each[1]])
+
+
+def _sum_of(ticks: Iterable[_Filled]) -> Histogram:
+    total = [0.0] * LATENCY_BUCKETS
+    for tick in ticks:
+        for bucket, number in tick:
+            total[bucket] += number
+    return tuple(total)
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyWindow:
     """Latencies of the requests that finished in the last minute."""
 
     marks: Mapping[str, Latencies] = field(default_factory=dict)
     """The newest report of each replica."""
-    ticks: tuple[tuple[float, Latencies], ...] = ()
+    ticks: tuple["_Tick", ...] = ()
 
     def add(
         self, at: float, reports: Mapping[str, Latencies], replicas: Iterable[str]
@@ -51,12 +78,17 @@ class LatencyWindow:
         marks = {**self.marks, **reports}
         return LatencyWindow(
             {name: marks[name] for name in replicas if name in marks},
-            (*(tick for tick in self.ticks if tick[0] > at - WINDOW_SECONDS), (at, total)),
+            (
+                *(tick for tick in self.ticks if tick.at > at - WINDOW_SECONDS),
+                _Tick(at, _filled(total.ttft), _filled(total.itl)),
+            ),
         )
 
     @property
     def total(self) -> Latencies:
-        return Latencies.total(latencies for _, latencies in self.ticks)
+        return Latencies(
+            _sum_of(tick.ttft for tick in self.ticks), _sum_of(tick.itl for tick in self.ticks)
+        )
 
 
 def percentile_milliseconds(histogram: Histogram, share: float) -> float | None:
