@@ -223,12 +223,12 @@ $(patsubst %,faults-%,$(filter-out rollouts,$(FAULT_PARTS))): faults-%: setup
 faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
-ROUTING_PARTS := kills rollouts scale zero
+ROUTING_PARTS := kills rollouts scale zero zero-faults
 .PHONY: test-routing routing-gateway routing-limits routing-zero-services $(ROUTING_PARTS:%=routing-%)
-test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway routing-limits routing-zero-services)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, also to zero, kill the pickers of a Gateway, and exceed the limits of API keys (PART=kills, rollouts, scale, zero, zero-services, gateway, limits)
+test-routing: $(or $(PART:%=routing-%),$(ROUTING_PARTS:%=routing-%) routing-gateway routing-limits routing-zero-services)  ## Kill, replace and scale the parts of a service behind a router on a full cluster, also to zero, kill the pickers of a Gateway, and exceed the limits of API keys (PART=kills, rollouts, scale, zero, zero-faults, zero-services, gateway, limits)
 routing-gateway $(ROUTING_PARTS:%=routing-%): export LLMSERVICE_TEST_ROUNDS ?= 20
 $(ROUTING_PARTS:%=routing-%): routing-%: setup
-	$(call on_full_cluster,test-routing,pytest -s --timeout=0 e2e/tests/routing -k routing_$*)
+	$(call on_full_cluster,test-routing,pytest -s --timeout=0 e2e/tests/routing/test_e2e_routing_$(subst -,_,$*).py)
 routing-gateway: setup
 	@$(RUN) localkube gateway-api > /dev/null
 	@$(RUN) localkube down --name test-routing

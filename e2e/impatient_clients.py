@@ -113,7 +113,8 @@ class ImpatientClients:
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
             ) as session:
                 for _ in self._requests_of_a_connection():
-                    self.outcomes.append(await self._ask(session, is_stream))
+                    request = Request(self.url, self.model, is_stream)
+                    self.outcomes.append(await request.send(session))
                     self._ended[number] += 1
                     try:
                         await asyncio.wait_for(self._over.wait(), self.pause_seconds)
@@ -125,66 +126,72 @@ class ImpatientClients:
         number = self.requests_per_connection
         return itertools.count() if number is None else iter(range(number))
 
-    async def _ask(self, session: aiohttp.ClientSession, is_stream: bool) -> Outcome:
-        began = time.monotonic()
-        answer = _Answer(began)
-        try:
-            async with session.post(
-                f"{self.url}/v1/completions", json=self._body(is_stream)
-            ) as response:
-                await (answer.read_events if is_stream else answer.read_whole)(response)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            answer.end(Ending.CUT if answer.first else Ending.LOST, repr(error))
-        ended = time.monotonic()
-        first = (answer.first or ended) - began
-        return Outcome(is_stream, began, ended, first, answer.ending, answer.problem)
 
-    def _body(self, is_stream: bool) -> dict[str, object]:
+@dataclass
+class Request:
+    """A request, and the part of its answer that has arrived."""
+
+    url: str
+    model: str
+    is_stream: bool
+    began: float = field(default_factory=time.monotonic)
+    first: float | None = None
+    """Time of the first token."""
+    comments: int = 0
+    """Comments of the router, which it sends while the request waits for a replica."""
+    retry_after: str = ""
+    """Header Retry-After of a refusal."""
+    ending: Ending = Ending.SILENTLY_CUT
+    problem: str = "the answer is too short"
+
+    async def send(self, session: aiohttp.ClientSession) -> Outcome:
+        """Send the request, and read its answer to the end."""
+        try:
+            async with session.post(f"{self.url}/v1/completions", json=self._body()) as response:
+                if response.status != 200:
+                    self.retry_after = response.headers.get("Retry-After", "")
+                    self._end(Ending.REFUSED, f"{response.status} {await response.text()}")
+                elif self.is_stream:
+                    await self._read_events(response)
+                else:
+                    await self._read_whole(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._end(Ending.CUT if self.first else Ending.LOST, repr(error))
+        ended = time.monotonic()
+        first = (self.first or ended) - self.began
+        return Outcome(self.is_stream, self.began, ended, first, self.ending, self.problem)
+
+    def _body(self) -> dict[str, object]:
         return {
             "model": self.model,
             # Every prompt is different, so that the prefix cache saves nothing.
             "prompt": f"{time.monotonic()} The sea in winter is grey and cold",
-            "max_tokens": STREAM_TOKENS if is_stream else PLAIN_TOKENS,
+            "max_tokens": STREAM_TOKENS if self.is_stream else PLAIN_TOKENS,
             "ignore_eos": True,
-            "stream": is_stream,
+            "stream": self.is_stream,
         }
 
-
-@dataclass
-class _Answer:
-    """The part of an answer that has arrived."""
-
-    began: float
-    first: float | None = None
-    """Time of the first token."""
-    ending: Ending = Ending.SILENTLY_CUT
-    problem: str = "the answer is too short"
-
-    def end(self, ending: Ending, problem: str = "") -> None:
+    def _end(self, ending: Ending, problem: str = "") -> None:
         self.ending, self.problem = ending, problem
 
-    async def read_whole(self, response: aiohttp.ClientResponse) -> None:
-        if response.status != 200:
-            self.end(Ending.REFUSED, f"{response.status} {await response.text()}")
-            return
+    async def _read_whole(self, response: aiohttp.ClientResponse) -> None:
         self.first = time.monotonic()
         answer = await response.json()
         if answer["usage"]["completion_tokens"] == PLAIN_TOKENS:
-            self.end(Ending.ANSWERED)
+            self._end(Ending.ANSWERED)
 
-    async def read_events(self, response: aiohttp.ClientResponse) -> None:
-        if response.status != 200:
-            self.end(Ending.REFUSED, f"{response.status} {await response.text()}")
-            return
+    async def _read_events(self, response: aiohttp.ClientResponse) -> None:
         async for line in response.content:
+            if line.startswith(b":"):
+                self.comments += 1
             if not line.startswith(b"data: "):
                 continue  # a comment, or the end of an event
             data = line.removeprefix(b"data: ").strip()
             if data == b"[DONE]":
-                self.end(Ending.ANSWERED)
+                self._end(Ending.ANSWERED)
                 return
             if "error" in json.loads(data):
-                self.end(Ending.CUT if self.first else Ending.REFUSED, data.decode())
+                self._end(Ending.CUT if self.first else Ending.REFUSED, data.decode())
                 return
             self.first = self.first or time.monotonic()
 

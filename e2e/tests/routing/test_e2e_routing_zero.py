@@ -4,41 +4,39 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 
-from e2e_support import PATIENCE, conditions
+from bursts import Burst
+from e2e_support import PATIENCE, Cluster
+from impatient_clients import Ending
+from impatient_proxy import ImpatientProxy
 from routed import KEY, ROUNDS, Routed
 from shared_support.waiting import eventually
+from wakes import CREATED_WITHIN_SECONDS, first_replica, is_idle, resting_spec, until_resting
 
 pytestmark = pytest.mark.local
 
 NAME = "chat"
 REQUESTS = 20
 TOKENS = 8
-IDLE_SECONDS = 60
 HOLD_SECONDS = 600
-CREATED_WITHIN_SECONDS = 3.0
-"""Time in seconds from the first request until the API server has a pod."""
+SILENCE_SECONDS = 15.0
+"""Time in seconds after which the proxy of a test closes a connection without traffic. It is longer
+than the time between two comments, which is 10 s by default."""
+COMMENTS = 3
+"""Number of comments for which every stream waits in the test with the proxy."""
 
 
 @pytest.fixture(scope="module")
 def service(routed: Callable[..., Routed]) -> Routed:
     """Return a service that has no replicas while nobody uses it."""
-    autoscaling = {"minReplicas": 0, "maxReplicas": 2, "idle": {"afterSeconds": IDLE_SECONDS}}
-    router = {"enabled": True, "holdTimeoutSeconds": HOLD_SECONDS}
-    return routed(NAME, replicas=None, autoscaling=autoscaling, router=router)
-
-
-def is_idle(service: Routed) -> bool:
-    live = service.cluster.read("llmservice", NAME, service.namespace)
-    assert live is not None
-    ready = conditions(live)["Ready"]
-    assert (ready["status"], ready["reason"]) == ("True", "Idle"), ready
-    return not service.replicas()
+    return routed(NAME, replicas=None, **resting_spec(HOLD_SECONDS, most_replicas=2))
 
 
 def ask(client: openai.OpenAI, number: int) -> str:
@@ -52,6 +50,45 @@ def ask(client: openai.OpenAI, number: int) -> str:
     return whole.choices[0].text
 
 
+@contextmanager
+def without_room(cluster: Cluster) -> Iterator[None]:
+    """Let no node take further pods."""
+    nodes = cluster.kubectl("get", "nodes", "-o", "name").split()
+    cluster.kubectl("cordon", *nodes)
+    try:
+        yield
+    finally:
+        cluster.kubectl("uncordon", *nodes)
+
+
+def test_streams_wait_behind_a_proxy_that_closes_silent_connections(
+    service: Routed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    until_resting(service)
+    url = service.url()
+    address = urlsplit(url)
+    assert address.hostname is not None
+    with ImpatientProxy(address.hostname, address.port or 80, SILENCE_SECONDS) as proxy:
+        streams = [(proxy.url, True)] * (REQUESTS // 2)
+        direct = [(url, False)] * (REQUESTS // 2)
+        # It shows that the proxy does close connections. Nothing is sent before its answer.
+        plain_behind_proxy = [(proxy.url, False)]
+        with Burst(NAME, KEY, [*streams, *direct, *plain_behind_proxy]) as burst:
+            with without_room(service.cluster):
+                eventually(lambda: burst.fewest_comments() >= COMMENTS, within=PATIENCE, every=0.2)
+                assert proxy.closed == 1
+            uncordoned = time.monotonic()
+        ended = time.monotonic()
+    *others, behind = burst.last
+    with capsys.disabled():
+        print(
+            f"\nproxy: {burst.summary()}; all ended {ended - uncordoned:.1f} s after there was "
+            f"room, and {ended - burst.began:.1f} s after their begin"
+        )
+    assert behind.ending is Ending.LOST
+    assert [each.problem for each in others if each.ending is not Ending.ANSWERED] == []
+
+
 def test_a_burst_of_requests_wakes_the_service_and_is_answered_in_every_round(
     service: Routed, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,11 +100,11 @@ def test_a_burst_of_requests_wakes_the_service_and_is_answered_in_every_round(
                 base_url=f"{service.url()}/v1", api_key=KEY, max_retries=0, timeout=HOLD_SECONDS
             ) as client,
             ThreadPoolExecutor(REQUESTS) as threads,
+            first_replica(service) as until_created,
         ):
             began = time.monotonic()
             asked = [threads.submit(ask, client, at) for at in range(REQUESTS)]
-            eventually(service.replicas, within=PATIENCE, every=0.1)
-            created.append(time.monotonic() - began)
+            created.append(until_created() - began)
             wait(asked)
             answered.append(time.monotonic() - began)
         assert all(each.result() for each in asked)
