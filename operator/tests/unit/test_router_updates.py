@@ -1,9 +1,11 @@
 """Tests how a metrics server informs the router pods of the replicas, and reads their reports."""
 
 import asyncio
+import os
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -510,6 +512,39 @@ async def a_router(
     try:
         yield client, bodies
     finally:
+        await client.close()
+        await runner.cleanup()
+
+
+def silent_seconds(port: int) -> list[int]:
+    """Return the seconds of silence after which the kernel probes this process's connections to a
+    port of the loopback address; 0 for never.
+    """
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as each:
+            if each.family == socket.AF_INET and each.getpeername()[1] == port:
+                is_probed = each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                idle = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                found.append(idle if is_probed else 0)
+    return found
+
+
+async def test_a_network_that_forgets_silent_connections_remembers_those_with_a_question() -> None:
+    async def wait(_: web.BaseRequest) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(wait, handler_cancellation=True), shutdown_timeout=0)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    client = RouterClient(port)
+    asked = asyncio.create_task(client.next_held("127.0.0.1", 600))
+    try:
+        await eventually_in_loop(lambda: silent_seconds(port) == [module.PROBE_SECONDS])
+    finally:
+        asked.cancel()
         await client.close()
         await runner.cleanup()
 

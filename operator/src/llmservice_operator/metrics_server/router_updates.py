@@ -11,6 +11,7 @@ round waits for it.
 
 import asyncio
 import logging
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -53,6 +54,12 @@ ROUND_SECONDS: Final = 2.0
 TIMEOUT_SECONDS: Final = 3.0
 MOST_WATCHES: Final = 20_000
 """Largest number of connections on which a router pod is asked for its next held request."""
+PROBE_SECONDS: Final = 60
+"""Time in seconds of silence after which the kernel probes a connection on which a question waits.
+Some networks forget a silent connection after six minutes, and would drop the answer."""
+PROBE_AGAIN_SECONDS: Final = 10
+LOST_PROBES: Final = 3
+"""Number of consecutive probes without an answer after which such a connection is closed."""
 LONGEST_REPORT: Final = 64 * 1024
 """Longest report that is read, in bytes. A pod may run any program."""
 
@@ -300,8 +307,10 @@ class RouterClient:
     def __init__(self, port: int = names.MANAGEMENT_PORT) -> None:
         self._port = port
         # A wait for a connection would count as silence. The callers bound the requests.
-        self._session = _session(0)
-        self._watches = _session(MOST_WATCHES)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._watches = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MOST_WATCHES, socket_factory=_probed_socket)
+        )
 
     async def close(self) -> None:
         await self._session.close()
@@ -364,5 +373,12 @@ class RouterClient:
             return None
 
 
-def _session(connections: int) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections))
+def _probed_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket for a connection that the kernel probes while it is silent."""
+    family, kind, protocol, *_ = info
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_SECONDS)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_AGAIN_SECONDS)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, LOST_PROBES)
+    return made
