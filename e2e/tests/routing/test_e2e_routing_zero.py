@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from bursts import Burst
+from bursts import Burst, half_streams
 from e2e_support import PATIENCE, Cluster
 from impatient_clients import Ending
 from impatient_proxy import ImpatientProxy
@@ -87,6 +87,32 @@ def test_streams_wait_behind_a_proxy_that_closes_silent_connections(
         )
     assert behind.ending is Ending.LOST
     assert [each.problem for each in others if each.ending is not Ending.ANSWERED] == []
+
+
+@pytest.mark.parametrize("number", range(1, max(ROUNDS // 10, 1) + 1))
+def test_requests_that_arrive_while_the_last_replica_ends_are_answered(
+    service: Routed, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    until_resting(service)
+    one = [(service.url(), False)]
+    with Burst(NAME, KEY, one) as first:
+        pass
+    assert first.unanswered() == []
+    eventually(lambda: wants_no_replicas(service), within=PATIENCE, every=0.1)
+    with Burst(NAME, KEY, half_streams(service.url(), REQUESTS)) as burst:
+        pass
+    with capsys.disabled():
+        print(
+            f"\nround {number}, while the last replica ends: all answers after "
+            f"{time.monotonic() - burst.began:.1f} s; {burst.summary()}"
+        )
+    assert burst.unanswered() == []
+
+
+def wants_no_replicas(service: Routed) -> bool:
+    found = service.cluster.read("deployment", NAME, service.namespace)
+    assert found is not None
+    return bool(found["spec"]["replicas"] == 0)
 
 
 def test_a_burst_of_requests_wakes_the_service_and_is_answered_in_every_round(
