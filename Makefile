@@ -150,12 +150,13 @@ test-keda: setup  ## Test scaling through a real KEDA, built from its Go module 
 	@failed=0; $(RUN) localkube exec --name test-keda -- pytest operator/tests/keda || failed=1; \
 	$(RUN) localkube down --name test-keda; exit $$failed
 
-# $(call on_full_cluster,NAME,TESTS): run tests on a full cluster of this name, with the images of this checkout
+# $(call on_full_cluster,NAME,TESTS,OPTIONS): run tests on a full cluster of this name, with the images of this
+# checkout. OPTIONS are those of `localkube up`.
 define on_full_cluster
 @$(RUN) localkube setup
 @$(RUN) localkube models > /dev/null
 @$(RUN) localkube down --name $(1)
-@images=$$($(RUN) localkube images build all --json) && $(RUN) localkube up --name $(1) && \
+@images=$$($(RUN) localkube images build all --json) && $(RUN) localkube up --name $(1) $(3) && \
 { failed=0; LLMSERVICE_E2E_IMAGES="$$images" $(RUN) localkube exec --name $(1) -- $(2) || failed=1; \
 $(RUN) localkube down --name $(1); exit $$failed; }
 endef
@@ -166,6 +167,17 @@ E2E_PATH := testing:charts/llmservice-operator/tests
 .PHONY: test-autoscaling
 test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 minutes, uses the whole machine)
 	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
+
+.PHONY: test-upgrade
+test-upgrade: setup  ## Upgrade from earlier versions, roll back, uninstall and install again under load (20 minutes; FROM=COMMIT chooses a version)
+	@mkdir -p .tiers
+	@$(RUN) localkube setup
+	@$(RUN) python e2e/earlier_versions.py $(FROM) > .tiers/earlier-versions.json
+	$(call on_full_cluster,$@,env LLMSERVICE_TEST_EARLIER=.tiers/earlier-versions.json pytest -s --timeout=0 e2e/tests/upgrade)
+
+.PHONY: test-drain
+test-drain: setup  ## Drain a node that runs all replicas of a service, under load on two nodes (5 minutes)
+	$(call on_full_cluster,$@,pytest -s --timeout=0 e2e/tests/drain,--nodes 2)
 
 .PHONY: test-monitoring
 test-monitoring: setup  ## Cause faults on a full cluster, and see in a real Prometheus that alerts and panels show them (15 minutes)

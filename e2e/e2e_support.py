@@ -152,9 +152,9 @@ def forward_port(name: str, namespace: str) -> str:
     return f"http://127.0.0.1:{port[1]}"
 
 
-def conditions(service: Object | None) -> dict[str, Object]:
-    """Return type -> condition of an LLMService; empty before its first reconcile."""
-    status = (service or {}).get("status", {})
+def conditions(found: Object | None) -> dict[str, Object]:
+    """Return type -> condition of an LLMService or a pod; empty while it has none."""
+    status = (found or {}).get("status", {})
     return {condition["type"]: condition for condition in status.get("conditions", [])}
 
 
@@ -165,6 +165,13 @@ def is_ready(service: Object | None) -> bool:
     ready = conditions(service).get("Ready", {})
     current = ready.get("observedGeneration") == service["metadata"]["generation"]
     return current and ready.get("status") == "True"
+
+
+def serves(pod: Object) -> bool:
+    """Return whether a pod is ready and is not being deleted."""
+    return "deletionTimestamp" not in pod["metadata"] and (
+        conditions(pod).get("Ready", {}).get("status") == "True"
+    )
 
 
 def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = PATIENCE) -> Object:

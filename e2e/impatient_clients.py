@@ -98,6 +98,10 @@ class ImpatientClients:
         """Return the requests that ended after a moment."""
         return [each for each in self.outcomes if each.ended > moment]
 
+    def failures(self) -> list[str]:
+        """Return a description of each request that failed or was cut."""
+        return [str(each) for each in self.outcomes if each.ending is not Ending.ANSWERED]
+
     def _run(self) -> None:
         self._loop.run_until_complete(self._all())
         self._loop.close()

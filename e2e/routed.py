@@ -4,7 +4,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-from e2e_support import PATIENCE, Cluster, Object, conditions, read, wait_ready
+from e2e_support import PATIENCE, Cluster, Object, conditions, read, serves, wait_ready
 from llmservice_operator.names import ROUTER_LABEL, SERVICE_LABEL
 from localkube import dns
 from localkube.cluster import Cluster as LocalCluster
@@ -63,7 +63,7 @@ class Routed:
             assert router is None, router
         replicas = self.replicas()
         assert len(replicas) == service["spec"].get("replicas", 1)
-        return all(_is_ready(pod) for pod in (*replicas, *self.router_pods()))
+        return all(serves(pod) for pod in (*replicas, *self.router_pods()))
 
     def url(self) -> str:
         return self.cluster.address_of(self.name, self.namespace)
@@ -145,11 +145,6 @@ def restart_dns(cache_seconds: int = dns.CACHE_SECONDS) -> None:
 
 def _local_cluster() -> LocalCluster:
     return LocalCluster(os.environ["LOCALKUBE_NAME"])
-
-
-def _is_ready(pod: Object) -> bool:
-    found = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
-    return found.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
 
 
 def _restarts(pod: Object) -> int:

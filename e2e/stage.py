@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from e2e_support import ROOT, Cluster, Object
 
@@ -75,7 +76,7 @@ def images_under_test() -> Images:
 
 def load_images(name: str, images: Images) -> None:
     """Load all images except the one for GPUs into the nodes of a local cluster."""
-    for reference in (images.operator, images.server_cpu, images.router):
+    for reference in filter(None, (images.operator, images.server_cpu, images.router)):
         localkube("load-image", reference, "--name", name)
 
 
@@ -85,7 +86,14 @@ def start_hub(name: str) -> str:
     return localkube("hub", "url", "--name", name, capture=True).strip()
 
 
-def install_chart(cluster: Cluster, images: Images, hub: str | None, *extra: str) -> None:
+def install_chart(
+    cluster: Cluster,
+    images: Images,
+    hub: str | None,
+    *extra: str,
+    chart: Path = CHART,
+    namespace: str = SYSTEM_NAMESPACE,
+) -> None:
     """Install or upgrade the chart and wait until the operator is available.
 
     The CPU image is the default for GPU services too. The nodes here advertise GPUs that they do
@@ -105,9 +113,9 @@ def install_chart(cluster: Cluster, images: Images, hub: str | None, *extra: str
     if hub:
         values["model.hubEndpoint"] = hub
     settings = [f"--set-string={key}={value}" for key, value in values.items()]
-    cluster.create_namespace(SYSTEM_NAMESPACE)
+    cluster.create_namespace(namespace)
     cluster.run(
-        "helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE,
+        "helm", "upgrade", "--install", RELEASE, str(chart), "--namespace", namespace,
         *settings, *extra, "--wait", "--timeout", "3m",
     )  # fmt: skip
 
@@ -119,6 +127,6 @@ def install_release(cluster: Cluster, name: str) -> None:
     install_chart(cluster, images, start_hub(name))
 
 
-def uninstall_chart(cluster: Cluster) -> None:
+def uninstall_chart(cluster: Cluster, namespace: str = SYSTEM_NAMESPACE) -> None:
     """Remove the release and wait until its objects are gone."""
-    cluster.run("helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
+    cluster.run("helm", "uninstall", RELEASE, "--namespace", namespace, "--wait")

@@ -140,10 +140,11 @@ TIERS = (
         ("e2e/tests",),
         cluster=(),
         # Tests that use the whole machine for a long time have their own commands:
-        # make test-autoscaling, test-faults PART=rollouts, test-monitoring and test-routing.
+        # make test-autoscaling, test-drain, test-faults PART=rollouts, test-monitoring,
+        # test-routing and test-upgrade.
         leaves_out=(
             *("e2e/tests/load", "e2e/tests/failed_rollouts", "e2e/tests/monitoring"),
-            "e2e/tests/routing",
+            *("e2e/tests/routing", "e2e/tests/upgrade", "e2e/tests/drain"),
         ),
         prepare=(("localkube", "models"), ("localkube", "prometheus", "build")),
         exports=(("LLMSERVICE_E2E_IMAGES", ("localkube", "images", "build", "all", "--json")),),

@@ -12,8 +12,8 @@ STATE_ROOT = Path("/var/lib/localkube")
 """Parent folder of the state of all clusters. `localkube down` removes the state of a cluster."""
 
 CACHED = (
-    *("client-env", "engine-env", "heads", "images", "localkube", "models", "mypy"),
-    *("references", "streamer-packages", "suffix-packages"),
+    *("client-env", "earlier-versions", "engine-env", "heads", "images", "localkube"),
+    *("models", "mypy", "references", "streamer-packages", "suffix-packages"),
 )
 """Folders of the project's tools in the cache."""
 
