@@ -79,7 +79,11 @@ def test_the_summary_says_how_much_of_the_budget_is_left(
 
 
 def test_every_test_file_belongs_to_a_tier_or_has_a_make_target_of_its_own() -> None:
-    of_their_own = re.findall(r"pytest (?:-\S+ )*([^\s)]+)", (ROOT / "Makefile").read_text())
+    named = re.findall(r"pytest (?:-\S+ )*([^\s),]+)", (ROOT / "Makefile").read_text())
+    # If a variable is in the name of a file, the target has a part for each file of the folder.
+    of_their_own = [
+        path.partition("$")[0].rpartition("/")[0] if "$" in path else path for path in named
+    ]
     elsewhere = [*of_their_own, *(path for tier in TIERS for path in tier.paths)]
     assert [path for tier in TIERS for path in tier.leaves_out if path not in elsewhere] == []
     homes = [ROOT / path for tier in TIERS for path in tier.paths]
