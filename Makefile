@@ -11,6 +11,8 @@ RUN := $(UV) run --frozen
 export PATH := $(PATH):$(CURDIR)/.uv/bin
 NAME ?= llmservice
 CLUSTER ?= local
+# Folders with modules that the programs of e2e import
+E2E_PATH := testing:charts/llmservice-operator/tests
 # The Kubernetes of the local cluster: empty for the newest that it has, or 1.34.
 KUBERNETES ?=
 export LOCALKUBE_KUBERNETES ?= $(KUBERNETES)
@@ -61,6 +63,11 @@ up: setup-system  ## Start the local cluster (KUBERNETES=1.34 selects that versi
 .PHONY: down
 down: setup  ## Remove the local cluster; images and models stay cached
 	@$(RUN) localkube down --name $(NAME)
+
+.PHONY: prometheus
+prometheus: setup  ## Start a real Prometheus on the local cluster, with the alerts of the chart (SOONER=10: they fire ten times as early)
+	@$(RUN) localkube prometheus build
+	@PYTHONPATH=$(E2E_PATH) $(RUN) python e2e/local_prometheus.py --name $(NAME) --sooner $(or $(SOONER),1)
 
 .PHONY: images
 images: setup-system  ## Build the operator's and the server's images
@@ -160,9 +167,6 @@ define on_full_cluster
 { failed=0; LLMSERVICE_E2E_IMAGES="$$images" $(RUN) localkube exec --name $(1) -- $(2) || failed=1; \
 $(RUN) localkube down --name $(1); exit $$failed; }
 endef
-
-# Folders with modules that the programs of e2e import
-E2E_PATH := testing:charts/llmservice-operator/tests
 
 .PHONY: test-autoscaling
 test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 minutes, uses the whole machine)

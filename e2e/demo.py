@@ -23,6 +23,8 @@ from stage import (
     start_hub,
 )
 
+DEFAULT_NAME = "llmservice"
+"""Name of the cluster, unless another one is given."""
 NAMESPACE = "default"
 EXAMPLE = EXAMPLES / "smollm2-cpu.yaml"
 NAME = "smollm2-cpu"
@@ -69,7 +71,7 @@ def local_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None,
         load_images(name, images)
     with steps.step("A model hub inside the cluster's network"):
         hub = start_hub(name)
-    prefix = [".venv/bin/localkube"] + ([] if name == "llmservice" else ["--name", name])
+    prefix = [".venv/bin/localkube"] + ([] if name == DEFAULT_NAME else ["--name", name])
     return Cluster(("localkube", "exec", "--name", name, "--")), images, hub, prefix
 
 
@@ -133,23 +135,32 @@ CLUSTERS: dict[str, Callable[[str, Steps], tuple[Cluster, Images, str | None, li
 }
 
 
-def print_next_commands(prefix: Sequence[str]) -> None:
-    """Print commands that a user would try next."""
+def next_commands(prefix: Sequence[str], name: str) -> list[str]:
+    """Return the lines with the commands that a user would try next, and that remove the cluster.
+
+    Commands on the local cluster begin with `prefix`, which is empty on kind. `name` is the name of
+    the cluster.
+    """
     enter = "".join(f"{word} " for word in prefix)
-    print("\nNext:")
-    print(f"  {enter}kubectl get llm -o wide")
-    plugin = f"{enter}exec -- .venv/bin/kubectl-llm" if prefix else ".venv/bin/kubectl-llm"
-    print(f"  {plugin} chat {NAME}")
-    print(f"  {plugin} top {NAME}")
-    print(f"  {enter}kubectl describe llm {NAME}")
-    print("\n`make clean` removes the local cluster and all caches; a kind cluster stays.")
+    plugin = f"{enter}kubectl llm" if prefix else ".venv/bin/kubectl-llm"
+    chosen = "" if name == DEFAULT_NAME else f" NAME={name}"
+    removal = f"make down{chosen}" if prefix else f"kind delete cluster --name {name}"
+    return [
+        "Next:",
+        f"  {enter}kubectl get llm -o wide",
+        f"  {plugin} chat {NAME}",
+        f"  {plugin} top {NAME}",
+        f"  {enter}kubectl describe llm {NAME}",
+        "",
+        f"`{removal}` removes the cluster, and keeps what was built.",
+    ]
 
 
 def main() -> int:
     """Run the demo; return 1 after a failure, and 0 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cluster", choices=sorted(CLUSTERS), default="local")
-    parser.add_argument("--name", default="llmservice", help="name of the cluster")
+    parser.add_argument("--name", default=DEFAULT_NAME, help="name of the cluster")
     options = parser.parse_args()
 
     steps = Steps()
@@ -171,7 +182,7 @@ def main() -> int:
         print(f"\ndemo: {error.filename} is not installed or not on PATH", file=sys.stderr)
         return 1
     steps.print_table()
-    print_next_commands(prefix)
+    print("", *next_commands(prefix, options.name), sep="\n")
     return 0
 
 

@@ -1,7 +1,6 @@
 """Scrapes a local cluster with a real Prometheus, as the PodMonitors and rules of the chart say."""
 
 import json
-import os
 import time
 import urllib.error
 import urllib.parse
@@ -17,6 +16,7 @@ import yaml
 from chart_support import dashboards
 from chart_support.helm import render
 from e2e_support import ROOT
+from localkube.cluster import Cluster as LocalCluster
 from pod_monitors import scrape_config
 from shared_support.metric_table import rows_of, tables
 from stage import RELEASE, SYSTEM_NAMESPACE, localkube
@@ -123,7 +123,7 @@ def start_prometheus(cluster: str, folder: Path, sooner: int = 1) -> Prometheus:
 
     Alerts fire `sooner` times as early as in the chart.
     """
-    kubeconfig = Path(os.environ["KUBECONFIG"])
+    kubeconfig = LocalCluster(cluster).kubeconfig
     monitors = [it for it in _objects() if it["kind"] == "PodMonitor"]
     config = {
         "global": {"evaluation_interval": f"{SCRAPE_SECONDS}s"},

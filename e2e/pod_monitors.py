@@ -14,11 +14,11 @@ Object = Mapping[str, Any]
 _META = "__meta_kubernetes"
 
 
-def scrape_config(pod_monitor: Object, kubeconfig: Path) -> dict[str, Any]:
+def scrape_config(pod_monitor: Object, kubeconfig: Path | None = None) -> dict[str, Any]:
     """Return the scrape configuration of a PodMonitor with one endpoint.
 
-    Prometheus discovers the pods with the rights of `kubeconfig`. Raises ValueError for a field
-    that this function does not translate.
+    Prometheus discovers the pods with the rights of `kubeconfig`, or without one with those of its
+    own pod. Raises ValueError for a field that this function does not translate.
     """
     name, namespace = (pod_monitor["metadata"][key] for key in ("name", "namespace"))
     spec = _only(pod_monitor["spec"], "namespaceSelector", "selector", "podMetricsEndpoints")
@@ -27,7 +27,7 @@ def scrape_config(pod_monitor: Object, kubeconfig: Path) -> dict[str, Any]:
     labels = _only(spec["selector"], "matchLabels")["matchLabels"]
     discovery: dict[str, Any] = {
         "role": "pod",
-        "kubeconfig_file": str(kubeconfig),
+        **({"kubeconfig_file": str(kubeconfig)} if kubeconfig else {}),
         "selectors": [{"role": "pod", "label": ",".join(f"{k}={v}" for k, v in labels.items())}],
     }
     selected = _only(spec.get("namespaceSelector", {}), "any", "matchNames")

@@ -15,7 +15,8 @@ from e2e_support import ROOT, Cluster, Object
 CHART = ROOT / "charts" / "llmservice-operator"
 EXAMPLES = ROOT / "crds" / "examples"
 SYSTEM_NAMESPACE = "llmservice-system"
-RELEASE = "llmservice"
+RELEASE = "llmservice-operator"
+"""Name in the commands of the documents, so that these work in the demo's cluster as they are."""
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TINY_MODEL = "llmservice-test/tiny-random-llama"

@@ -22,7 +22,7 @@ Paste the old fields under `spec` of an LLMService, and run `llmservice-operator
 ([installation](kubectl-plugin.md#install)).
 The command prints all errors together, and each error says what to set instead. The tables list
 the usual fields with the messages that `render` prints. `kubectl apply` refuses wrong values with
-the same messages, and drops unknown fields with a warning.
+the same messages, and names unknown fields without a suggestion.
 
 The column "old" contains the fields that you paste, and the column "LLMService" the fields that
 replace them; `-` means that no field replaces them. A test checks each row.

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -137,9 +138,14 @@ class Cluster:
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of a command. The cluster's kubectl and helm are first
-        on PATH.
+        on PATH. The programs next to this Python are last, so that kubectl finds its plugin even
+        if the environment is not activated.
         """
-        programs = [*self.record()["programs"], os.environ.get("PATH", os.defpath)]
+        programs = [
+            *self.record()["programs"],
+            os.environ.get("PATH", os.defpath),
+            str(Path(sys.executable).parent),
+        ]
         return os.environ | {
             "KUBECONFIG": str(self.kubeconfig),
             "LOCALKUBE_NAME": self.name,

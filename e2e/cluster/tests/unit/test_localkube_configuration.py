@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -45,6 +47,17 @@ def test_refuses_a_name_that_is_no_folder_name(name: str) -> None:
 def test_says_how_to_start_a_cluster_that_is_not_there(cluster: Cluster) -> None:
     with pytest.raises(LocalkubeError, match="localkube --name demo up"):
         cluster.environment()
+
+
+def test_kubectl_finds_its_plugin_without_an_activated_environment(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lifecycle._write_record(cluster, 1, True, complete=True)
+    monkeypatch.setenv("PATH", "/usr/bin")
+
+    found = shutil.which("kubectl-llm", path=cluster.environment()["PATH"])
+
+    assert found == str(Path(sys.executable).with_name("kubectl-llm"))
 
 
 def test_an_api_only_cluster_has_no_nodes(cluster: Cluster) -> None:
