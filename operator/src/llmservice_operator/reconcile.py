@@ -225,6 +225,10 @@ class Reconciler:
                 outcome.refuse(f"the pods of {service.name}", built.unbuilt)
             try:
                 scaled, decision = await self._scaler.scale(service, plan, report)
+                if scaled and plan.idle_replicas and not outcome.wrote and not outcome.refusals:
+                    # Requests wait for the first replicas. Other services that must be woken do not
+                    # wait for the status of this one, which the next pass writes.
+                    return 0.0
                 outcome.wrote |= scaled
             except OperatorError as error:
                 outcome.refuse("the number of replicas", error)

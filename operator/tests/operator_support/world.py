@@ -103,11 +103,15 @@ class World:
             read_wake=lambda _, __: self.wake,
         )
 
+    async def reconcile(self) -> float | None:
+        """Run one pass; return the seconds until the next pass."""
+        return await self._reconciler.reconcile(KEY)
+
     async def settle(self) -> float | None:
         """Reconcile until nothing is left to write; return the seconds until the next pass."""
         await self.served.refresh()
         for _ in range(10):
-            again = await self._reconciler.reconcile(KEY)
+            again = await self.reconcile()
             if again != 0.0:
                 return again
         raise AssertionError("a pass always finds something to write")

@@ -112,6 +112,24 @@ async def test_a_service_without_requests_rests_and_the_next_request_wakes_it(
     ]
 
 
+async def test_a_pass_that_wakes_a_service_writes_only_the_replicas_because_others_wait_behind_it(
+    world: World,
+) -> None:
+    await serve(world, "External")
+    await rest(world)
+    told = world.status
+    world.cluster.writes.clear()
+
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    assert await world.reconcile() == 0.0
+    assert (world.replicas, len(world.cluster.writes)) == (1, 1)
+    assert world.status == told
+
+    await world.settle()
+    assert world.status["autoscaling"]["desiredReplicas"] == 1
+    assert world.condition("Ready")["status"] == "False"
+
+
 async def test_a_service_that_rests_is_ready_but_not_available(world: World) -> None:
     await serve(world, "External")
     await rest(world)
