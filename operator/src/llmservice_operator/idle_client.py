@@ -28,7 +28,8 @@ first call usually starts a replica, and the metrics server learns of it later."
 AWAY_SECONDS: Final = 1.0
 """Time in seconds between two questions while the metrics server does not answer."""
 KEPT_SECONDS: Final = 10.0
-"""Time in seconds for which an answer is used. The metrics server repeats it while it is true."""
+"""Time in seconds for which a service must be woken after the metrics server last named it. While
+the metrics server asks a router pod again, it does not name the service for a moment."""
 LONGEST_ANSWER_BYTES: Final = 4 * 2**20
 LONGEST_REFUSAL_BYTES: Final = 500
 """Longest part of a refusal that is read, in bytes."""
@@ -56,17 +57,16 @@ class WakeClient:
         self._on_wake = on_wake
         self._monotonic = monotonic
         self._headers = headers
-        self._wakes: Mapping[str, Wake] = {}
+        self._wakes: dict[str, tuple[float, Wake]] = {}
+        """Services that must be woken, each with the time of the last answer that named it."""
         self._told_at: dict[str, float] = {}
         """Times of the last calls of `on_wake`."""
-        self._answered_at = 0.0
         self._is_answering = True
 
     def read(self, namespace: str, name: str) -> Wake | None:
         """Return the requests that wait for this service to wake; None if there are none."""
-        if self._monotonic() - self._answered_at > KEPT_SECONDS:
-            return None
-        return self._wakes.get(f"{namespace}/{name}")
+        named_at, wake = self._wakes.get(f"{namespace}/{name}", (0.0, None))
+        return wake if self._monotonic() - named_at <= KEPT_SECONDS else None
 
     async def run(self) -> None:
         """Wait until cancelled. Without a metrics server, return immediately."""
@@ -92,14 +92,15 @@ class WakeClient:
             self._is_answering = False
             return AWAY_SECONDS
         self._is_answering = True
-        self._wakes, self._answered_at = found, self._monotonic()
-        self._tell(found)
+        now = self._monotonic()
+        recent = {key: it for key, it in self._wakes.items() if now - it[0] <= KEPT_SECONDS}
+        self._wakes = {**recent, **{key: (now, wake) for key, wake in found.items()}}
+        self._tell(found, now)
         # A metrics server that is about to end answers at once.
-        is_early = self._monotonic() - began < AGAIN_SECONDS
+        is_early = now - began < AGAIN_SECONDS
         return AGAIN_SECONDS if found or is_early else 0.0
 
-    def _tell(self, found: Mapping[str, Wake]) -> None:
-        now = self._answered_at
+    def _tell(self, found: Mapping[str, Wake], now: float) -> None:
         recent = {key: at for key, at in self._told_at.items() if now - at < TOLD_AGAIN_SECONDS}
         self._told_at = {**dict.fromkeys(found, now), **recent}
         for key in found.keys() - recent.keys():
