@@ -1,11 +1,12 @@
 """Serves POST /generate, a minimal API that returns JSON or server-sent events."""
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -101,7 +102,9 @@ def create_generate_router(engine: TextEngine) -> APIRouter:
     """Return the route, bound to an engine."""
     router = APIRouter(tags=["generate"])
 
-    @router.post("/generate", summary="Generate text from a prompt")
+    @router.post(
+        "/generate", summary="Generate text from a prompt", dependencies=[Depends(_check_type)]
+    )
     async def generate(wanted: GenerateRequest, request: Request) -> Response:
         prompt = await engine.tokenize(wanted.prompt)
         pieces = engine.generate(prompt, _capped(wanted, prompt, engine.max_model_len))
@@ -114,6 +117,19 @@ def create_generate_router(engine: TextEngine) -> APIRouter:
             return Response(status_code=_CLIENT_LEFT)
 
     return router
+
+
+def _check_type(request: Request) -> None:
+    """Raise RequestRefused if FastAPI would not read the body as JSON.
+
+    curl sends a form unless it is told otherwise. FastAPI would then only say that bytes are no
+    object.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not re.fullmatch(r"application/(.+\+)?json", kind):
+        raise RequestRefused(
+            "The body must be JSON: send the header Content-Type: application/json"
+        )
 
 
 def _capped(wanted: GenerateRequest, prompt: TokenizedPrompt, context: int) -> GenerateRequest:

@@ -93,6 +93,25 @@ async def test_refuses_values_that_the_engine_would_choke_on(wrong: object) -> N
     assert not engine.started.is_set()
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+async def test_a_body_of_another_type_is_refused_with_the_header_to_send(kind: str) -> None:
+    answer = await Client(app_with(ScriptedEngine("x"))).request(
+        "POST", "/generate", b'{"prompt": "a"}', {"content-type": kind}
+    )
+    assert answer.status == 400
+    assert answer.json()["error"]["message"] == (
+        "The body must be JSON: send the header Content-Type: application/json"
+    )
+
+
+@pytest.mark.parametrize("kind", ["Application/JSON; charset=utf-8", "application/problem+json"])
+async def test_a_body_of_any_json_type_is_read(kind: str) -> None:
+    answer = await Client(app_with(ScriptedEngine("x"))).request(
+        "POST", "/generate", b'{"prompt": "a"}', {"content-type": kind}
+    )
+    assert answer.status == 200
+
+
 @pytest.mark.parametrize("texts", [(), ("some",)])
 async def test_a_plain_request_answers_503_when_the_engine_dies(texts: tuple[str, ...]) -> None:
     answer = await Client(app_with(ScriptedEngine(*texts, dies=True))).post(
