@@ -173,7 +173,7 @@ test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 mi
 	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
 
 .PHONY: test-upgrade
-test-upgrade: setup  ## Upgrade from earlier versions, roll back, uninstall and install again under load (20 minutes; FROM=COMMIT chooses a version)
+test-upgrade: setup  ## Upgrade from earlier versions, roll back, uninstall and install again under load (30 minutes; FROM=COMMIT chooses a version)
 	@mkdir -p .tiers
 	@$(RUN) localkube setup
 	@$(RUN) python e2e/earlier_versions.py $(FROM) > .tiers/earlier-versions.json
