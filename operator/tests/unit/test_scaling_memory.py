@@ -1,5 +1,8 @@
 """Tests what scaling remembers: ticks, fitted lines, cold starts, κ, windows and calibrations."""
 
+import math
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +23,11 @@ from llmservice_operator.scaling.demand import Price, demand
 from llmservice_operator.scaling.hpa import PolicyType
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 from llmservice_operator.scaling.recommend import behavior_for
-from llmservice_operator.scaling.scale_down import UndoneScaleDowns, scale_down_window
+from llmservice_operator.scaling.scale_down import (
+    UndoneScaleDowns,
+    scale_down_window,
+    variation_of,
+)
 from llmservice_operator.scaling.signals import STEP_MOMENTS, Counters, StepSums, Tally
 from llmservice_operator.scaling.step_model import StepModelFit
 from operator_support.scaling import TRUTH, Server, Service, service
@@ -152,18 +159,18 @@ def test_the_window_is_one_and_a_half_cold_starts_within_bounds(
     assert scale_down_window(cold_start, bursty) == window
 
 
-def undone_after(*seen: tuple[float, int, float]) -> UndoneScaleDowns:
+def undone_after(*seen: tuple[float, int, float], is_steady: bool = True) -> UndoneScaleDowns:
     """Return the undone scale-downs after looks at (time, replicas, wanted replicas)."""
     undone = UndoneScaleDowns()
     for now, replicas, wanted in seen:
-        undone = undone.add(now, replicas, wanted)
+        undone = undone.add(now, replicas, wanted, is_steady=is_steady)
     return undone
 
 
 FALL = ((0.0, 5, 3.9), (60.0, 4, 3.9))
 
 
-def test_each_scale_down_that_a_small_scale_up_undoes_lengthens_the_window_for_an_hour() -> None:
+def test_each_scale_down_that_a_scale_up_undoes_lengthens_the_window_for_an_hour() -> None:
     once = (*FALL, (300, 4, 4.1), (310, 5, 4.0))
     twice = (*once, (1500, 4, 3.9), (1600, 4, 4.1), (1610, 5, 4.1))
 
@@ -177,7 +184,6 @@ def test_each_scale_down_that_a_small_scale_up_undoes_lengthens_the_window_for_a
     [
         pytest.param(((0, 4, 3.9), (300, 4, 4.1), (310, 5, 4.1)), id="no scale-down"),
         pytest.param((*FALL, (961, 4, 4.1), (971, 5, 4.1)), id="long after"),
-        pytest.param((*FALL, (300, 4, 5.1), (310, 6, 5.1)), id="more than noise"),
         pytest.param((*FALL, (300, 4, 4.1), (305, 4, 3.9)), id="no scale-up"),
         pytest.param((*FALL, (300, 5, 3.9), (310, 4, 3.9), (320, 5, 3.9)), id="a rollout"),
     ],
@@ -186,6 +192,51 @@ def test_other_changes_of_the_replicas_leave_the_window(
     seen: tuple[tuple[float, int, float], ...],
 ) -> None:
     assert scale_down_window(80, False, undone_after(*seen)) == 120
+
+
+def test_a_scale_up_for_a_load_that_changes_leaves_the_window() -> None:
+    undone = undone_after(*FALL, (300, 4, 4.1), (310, 5, 4.0), is_steady=False)
+
+    assert scale_down_window(80, False, undone) == 120
+
+
+def load_of_minutes(mean: Callable[[float], float], seconds: float = 600) -> Ledger:
+    """Return the ledger of independent requests whose mean number a second changes with time."""
+    rng, ledger = random.Random(7), Ledger()
+    for i in range(1, int(seconds / 5) + 1):
+        expected = 5.0 * mean(5.0 * i)
+        arrivals = max(0.0, rng.gauss(expected, math.sqrt(expected)))
+        ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=arrivals)))
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("mean", "is_steady", "is_bursty"),
+    [
+        pytest.param(lambda at: 8.0, True, False, id="constant"),
+        pytest.param(lambda at: 6.0 + at / 150, False, False, id="ramp"),
+        pytest.param(lambda at: 8.0 if at < 400 else 12.0, False, False, id="step"),
+        pytest.param(lambda at: 8.0 + 3 * math.sin(at / 60), False, False, id="wave"),
+        pytest.param(lambda at: 16.0 if at % 120 < 60 else 0.0, False, True, id="bursts"),
+    ],
+)
+def test_only_a_load_that_noise_explains_is_steady(
+    mean: Callable[[float], float], is_steady: bool, is_bursty: bool
+) -> None:
+    price = Price(0.1, 0.0, 0.1, 1.0, 1.0, 1.0)
+
+    found = variation_of(load_of_minutes(mean), price)
+
+    assert found is not None
+    assert (found.is_steady, found.is_bursty) == (is_steady, is_bursty)
+
+
+def test_the_variation_of_a_load_is_unknown_before_five_minutes_and_of_no_load() -> None:
+    price = Price(0.1, 0.0, 0.1, 1.0, 1.0, 1.0)
+
+    assert variation_of(load_of_minutes(lambda at: 8.0, 290), price) is None
+    assert variation_of(load_of_minutes(lambda at: 0.0), price) is None
+    assert variation_of(Ledger(), price) is None
 
 
 def test_an_undone_scale_down_leaves_the_window_of_a_bursty_load() -> None:

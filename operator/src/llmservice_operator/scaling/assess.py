@@ -28,8 +28,8 @@ from llmservice_operator.scaling.forecast import LoadHistory
 from llmservice_operator.scaling.ledger import Ledger
 from llmservice_operator.scaling.scale_down import (
     UndoneScaleDowns,
-    is_bursty,
     scale_down_window,
+    variation_of,
 )
 from llmservice_operator.scaling.signals import Flow, ReplicaReport, Scrape, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
@@ -265,8 +265,14 @@ def _assess(
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
         )
         factor = factor.corrected(scrape.at, evidence)
-    bursty = is_bursty(likely, price)
-    undone = state.undone.add(scrape.at, present, percent / target_percent)
+    variation = variation_of(likely, price)
+    bursty = variation is not None and variation.is_bursty
+    undone = state.undone.add(
+        scrape.at,
+        present,
+        percent / target_percent,
+        is_steady=variation is not None and variation.is_steady,
+    )
     window = scale_down_window(cold_start, bursty, undone)
     is_after_gap = scrape.at > state.known_at + GAP_SECONDS
     resumed_at = scrape.at if is_after_gap else state.resumed_at

@@ -7,6 +7,7 @@ much as knowing the future (the ski-rental argument).
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmservice_operator.scaling.demand import Price, bins_of
 from llmservice_operator.scaling.ledger import KEPT_SECONDS, Ledger, fit_line
@@ -20,21 +21,24 @@ REMEMBERED_SECONDS = 3600.0
 """Time in seconds for which an undone scale-down lengthens the window."""
 UNDONE_FACTOR = 8.0
 LONGEST_UNDONE_SECONDS = 1800.0
-SMALL_SHARE = 0.1
-"""Share of the replicas that noise of the load may add or remove. It is at least one replica."""
 
 BURSTY_SPREAD = 0.4
 """Standard deviation of the load around its trend, as a share of the mean, above which the load is
 bursty."""
 NOISE_DEVIATIONS = 3.0
+STEADY_NOISE = 1.5
+"""Multiple of the expected noise up to which a load without a trend is constant."""
+STEADY_TREND = 2.0
+"""Number of standard errors up to which a slope is no trend."""
 
 
 @dataclass(frozen=True, slots=True)
 class UndoneScaleDowns:
-    """Scale-downs that a small scale-up undid soon.
+    """Scale-downs that were undone soon although the load was constant.
 
     The noise of a load close to a whole number of replicas removes and adds the same replica again
-    and again. Each time costs a cold start, so the window grows until the replica stays.
+    and again. Each time costs a cold start, so the window grows until the replica stays. A load
+    that changes needs another number of replicas, and a longer window would only cost more.
     """
 
     replicas: int = 0
@@ -46,15 +50,19 @@ class UndoneScaleDowns:
     undone_at: tuple[float, ...] = ()
     """Times in seconds of the scale-ups of the last REMEMBERED_SECONDS, oldest first."""
 
-    def add(self, now: float, replicas: int, wanted: float) -> "UndoneScaleDowns":
-        """Return the scale-downs after the present and the wanted number of replicas was seen."""
+    def add(
+        self, now: float, replicas: int, wanted: float, *, is_steady: bool
+    ) -> "UndoneScaleDowns":
+        """Return the scale-downs after the present and the wanted number of replicas was seen.
+
+        `is_steady` says whether the load is constant but for its noise.
+        """
         undone_at = tuple(at for at in self.undone_at if at > now - REMEMBERED_SECONDS)
         if replicas < self.replicas:
             return UndoneScaleDowns(replicas, now, wanted, undone_at)
         fell_at, most_wanted = self.fell_at, max(self.most_wanted, wanted)
         if replicas > self.replicas and most_wanted > self.replicas:
-            is_small = replicas <= self.replicas + max(1.0, SMALL_SHARE * self.replicas)
-            if is_small and now <= fell_at + UNDONE_SECONDS:
+            if is_steady and now <= fell_at + UNDONE_SECONDS:
                 undone_at = (*undone_at, now)
             fell_at = -math.inf
         return UndoneScaleDowns(replicas, fell_at, most_wanted, undone_at)
@@ -78,18 +86,39 @@ def scale_down_window(
     return undone.lengthened(window)
 
 
-def is_bursty(ledger: Ledger, price: Price) -> bool:
-    """Return whether the load varied by more than trend and noise explain.
+class Variation(NamedTuple):
+    """How the load of the last ten minutes varied."""
 
-    The load is that of the last ten minutes. False if less than five minutes of it are known.
-    """
+    spread: float
+    """Standard deviation around the trend, as a share of the mean."""
+    noise: float
+    """The same of a constant load, whose requests arrive independently of each other."""
+    has_trend: bool
+
+    @property
+    def is_bursty(self) -> bool:
+        """Whether the load varied by more than trend and noise explain."""
+        return self.spread > max(BURSTY_SPREAD, NOISE_DEVIATIONS * self.noise)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether noise alone explains how the load varied."""
+        return not self.has_trend and self.spread <= STEADY_NOISE * self.noise
+
+
+def variation_of(ledger: Ledger, price: Price) -> Variation | None:
+    """Return how the load varied. None if less than five minutes of it are known, or it is zero."""
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
-        return False
+        return None
     bins = bins_of(ledger, price)
-    mean = sum(each.work for each in bins) / len(bins)
+    rates = [each.work / each.seconds for each in bins]
+    mean = sum(rates) / len(bins)
     arrivals = sum(each.arrivals for each in bins) / len(bins)
     if mean <= 0 or arrivals <= 0:
-        return False
-    line = fit_line([(each.at, each.work) for each in bins])
-    spread = math.sqrt(line.squared_residuals / len(bins)) / mean
-    return spread > max(BURSTY_SPREAD, NOISE_DEVIATIONS * price.spread / math.sqrt(arrivals))
+        return None
+    line = fit_line([(each.at, rate) for each, rate in zip(bins, rates, strict=True)])
+    return Variation(
+        math.sqrt(line.squared_residuals / len(bins)) / mean,
+        price.spread / math.sqrt(arrivals),
+        abs(line.slope) > STEADY_TREND * line.slope_error,
+    )
