@@ -6,7 +6,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import openai
@@ -68,15 +68,20 @@ def test_streams_wait_behind_a_proxy_that_closes_silent_connections(
     url = service.url()
     address = urlsplit(url)
     assert address.hostname is not None
-    with ImpatientProxy(address.hostname, address.port or 80, SILENCE_SECONDS) as proxy:
+    with (
+        ImpatientProxy(address.hostname, address.port or 80, SILENCE_SECONDS) as proxy,
+        ExitStack() as room,
+    ):
         streams = [(proxy.url, True)] * (REQUESTS // 2)
         direct = [(url, False)] * (REQUESTS // 2)
         # It shows that the proxy does close connections. Nothing is sent before its answer.
         plain_behind_proxy = [(proxy.url, False)]
+        # The pod of the replica exists within a second, and must find no node.
+        room.enter_context(without_room(service.cluster))
         with Burst(NAME, KEY, [*streams, *direct, *plain_behind_proxy]) as burst:
-            with without_room(service.cluster):
-                eventually(lambda: burst.fewest_comments() >= COMMENTS, within=PATIENCE, every=0.2)
-                assert proxy.closed == 1
+            eventually(lambda: burst.fewest_comments() >= COMMENTS, within=PATIENCE, every=0.2)
+            assert proxy.closed == 1
+            room.close()
             uncordoned = time.monotonic()
         ended = time.monotonic()
     *others, behind = burst.last
