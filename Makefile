@@ -169,7 +169,7 @@ $(RUN) localkube down --name $(1); exit $$failed; }
 endef
 
 .PHONY: test-autoscaling
-test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 minutes, uses the whole machine)
+test-autoscaling: setup  ## Test scaling with real load on a full cluster (15 minutes, uses the whole machine)
 	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
 
 .PHONY: test-upgrade

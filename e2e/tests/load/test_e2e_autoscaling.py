@@ -1,7 +1,7 @@
 """Tests autoscaling on a real cluster: load, model server, metrics server, HPA and pods.
 
-The tests use the whole machine for ten minutes, so only `make test-autoscaling` runs them. They run
-in the order of this file, and each one continues from the state that the previous one left.
+The tests use the whole machine for fifteen minutes, so only `make test-autoscaling` runs them. They
+run in the order of this file, and each one continues from the state that the previous one left.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 
@@ -35,6 +36,12 @@ AT_EASE = 0.4
 """Load after the overload, as a share of the throughput of one busy pod. One pod serves it
 easily."""
 PAIRS_OF_ANSWERS = 250
+CHANGE_SECONDS = 60.0
+"""Time in seconds for which a change of the number of metrics servers is watched. A new one takes a
+minute to know a load by itself."""
+OLDEST_SECONDS = 20.0
+"""Greatest age in seconds of a demand that the autoscaler reads."""
+AWAY_SECONDS = 180.0
 LONGEST_WINDOW_SECONDS = 600
 """Longest stabilization window of a scale-down, in seconds."""
 
@@ -92,6 +99,10 @@ class Stage:
     def metrics_servers(self) -> list[Object]:
         pods = self.cluster.list("pods", SYSTEM_NAMESPACE, METRICS_SERVERS)
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def scale_metrics_servers(self, number: int) -> None:
+        servers = ("deployment", "-n", SYSTEM_NAMESPACE, "-l", METRICS_SERVERS)
+        self.cluster.kubectl("scale", *servers, f"--replicas={number}")
 
     def demand(self, metrics_server: Object) -> tuple[float, float]:
         """Return the time of a metrics server's last scrape, and the demand that it reports, in
@@ -266,13 +277,45 @@ def test_without_one_metrics_server_the_hpa_misses_nothing(
     assert overload.failures == []
 
 
+def test_a_third_metrics_server_comes_and_goes_without_a_gap(
+    stage: Stage, overload: SteadyLoad
+) -> None:
+    ages: list[float] = []
+    apart: list[float] = []
+
+    def answers() -> bool:
+        (item,) = json.loads(stage.cluster.kubectl("get", "--raw", stage.path_of_demand()))["items"]
+        ages.append((datetime.now(UTC) - datetime.fromisoformat(item["timestamp"])).total_seconds())
+        told: dict[float, list[float]] = {}
+        for each in stage.metrics_servers():
+            if conditions(each)["Ready"]["status"] == "True":
+                at, demand = stage.demand(each)
+                told.setdefault(at, []).append(demand)
+        apart.extend((max(each) - min(each)) / max(each) for each in told.values())
+        return stage.scaling_active()[0] == "True"
+
+    before = stage.replicas()
+    for number in (3, 2):
+        stage.scale_metrics_servers(number)
+        holds_for(CHANGE_SECONDS, answers, every=1)
+        assert len(stage.metrics_servers()) == number
+    stage.say(
+        f"while the metrics servers were 2, 3 and 2, the demand was {max(ages):.0f} s old at most,"
+        f" and what they told differed by {100 * max(apart):.2f} % at most"
+    )
+    assert max(ages) <= OLDEST_SECONDS
+    assert max(apart) <= 0.02
+    assert stage.replicas() >= before
+    assert overload.failures == []
+
+
 def test_without_any_metrics_server_the_replicas_stay_and_the_conditions_say_why(
     stage: Stage, overload: SteadyLoad
 ) -> None:
     held = stage.replicas()
-    servers = ["deployment", "-n", SYSTEM_NAMESPACE, "-l", METRICS_SERVERS]
+    began = time.monotonic()
 
-    stage.cluster.kubectl("scale", *servers, "--replicas=0")
+    stage.scale_metrics_servers(0)
 
     eventually(lambda: stage.scaling_active()[0] == "False", within=90, every=1)
     stage.say(f"the HPA without metrics servers: {stage.scaling_active()[1]}")
@@ -284,10 +327,12 @@ def test_without_any_metrics_server_the_replicas_stay_and_the_conditions_say_why
     told = stage.condition("AutoscalingActive")
     stage.say(f"AutoscalingActive without metrics servers: {told['message']}")
     assert (told["status"], told["reason"]) == ("False", "MetricsMissing")
-    holds_for(20, lambda: stage.replicas() == held, every=1)
-    stage.cluster.kubectl("scale", *servers, "--replicas=2")
+    left = max(began + AWAY_SECONDS - time.monotonic(), 0.0)
+    holds_for(left, lambda: stage.replicas() == held, every=1)
+    stage.scale_metrics_servers(2)
     eventually(lambda: stage.scaling_active()[0] == "True", within=240, every=1)
-    assert stage.replicas() >= held
+    # What they know at first may be little, and is no reason to remove a replica.
+    holds_for(60, lambda: stage.replicas() >= held, every=1)
     assert overload.failures == []
 
 
