@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 
 from llmservice_operator.api.calibration import UnmetDemand
 from llmservice_operator.scaling.capacity import Capacity, LeastLimits, least_limits
@@ -239,7 +240,6 @@ def _assess(
     rate = computed.rate_of(usual, state.fit.model)
     price = price_of(mix, state.fit.model, _computed_share(state), rate * state.factor.value)
     state, parts, percent = _demand(state, price, scrape, ready, target_percent)
-    likely = tracking.likely()
     minute = tracking.ledger.last(STEADY_SECONDS).done
     present = sum(not it.is_draining for it in scrape.replicas)
     if is_starting:
@@ -265,7 +265,7 @@ def _assess(
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
         )
         factor = factor.corrected(scrape.at, evidence)
-    variation = variation_of(likely, price)
+    variation = variation_of(tracking.likely(), price)
     bursty = variation is not None and variation.is_bursty
     undone = state.undone.add(
         scrape.at,
@@ -363,11 +363,13 @@ def _demand(
     """
     tracking, starts = state.tracking, state.cold_starts
 
+    @cache
+    def mean() -> float:
+        return load_of(tracking.ledger, price) / len(ready)
+
     def queue(name: str) -> Queue:
         rates = tracking.rates.get(name)
-        arriving = (
-            load_of(tracking.ledger, price) / len(ready) if rates is None else price.arriving(rates)
-        )
+        arriving = mean() if rates is None else price.arriving(rates)
         return Queue(tracking.snapshots[name].waiting, arriving)
 
     def of(ledger: Ledger, names: list[str]) -> Demand:

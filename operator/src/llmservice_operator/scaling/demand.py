@@ -184,7 +184,7 @@ def trend_of(ledger: Ledger, price: Price) -> float:
     recent = [each for each in bins if each.at > bins[-1].at - TREND_SECONDS]
     if len(recent) < FEWEST_BINS or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
         return 0.0
-    values = [each.work / each.seconds if each.seconds > 0 else 0.0 for each in recent]
+    values = [each.load for each in recent]
     line = fit_line([(each.at, value) for each, value in zip(recent, values, strict=True)])
     if line.slope <= TREND_CERTAINTY * line.slope_error:
         return 0.0
@@ -202,6 +202,11 @@ class Bin(NamedTuple):
     work: float
     """Replica-seconds of the arrivals."""
     arrivals: float
+
+    @property
+    def load(self) -> float:
+        """Number of replicas that the arrivals keep busy."""
+        return self.work / self.seconds if self.seconds > 0 else 0.0
 
 
 def bins_of(ledger: Ledger, price: Price) -> list[Bin]:

@@ -111,12 +111,11 @@ def variation_of(ledger: Ledger, price: Price) -> Variation | None:
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
         return None
     bins = bins_of(ledger, price)
-    rates = [each.work / each.seconds for each in bins]
-    mean = sum(rates) / len(bins)
+    mean = sum(each.load for each in bins) / len(bins)
     arrivals = sum(each.arrivals for each in bins) / len(bins)
     if mean <= 0 or arrivals <= 0:
         return None
-    line = fit_line([(each.at, rate) for each, rate in zip(bins, rates, strict=True)])
+    line = fit_line([(each.at, each.load) for each in bins])
     return Variation(
         math.sqrt(line.squared_residuals / len(bins)) / mean,
         price.spread / math.sqrt(arrivals),
