@@ -69,21 +69,20 @@ def test_every_step_is_counted_and_none_is_logged(server: ModelServer) -> None:
     assert "context tokens" not in server.log.read_text()
 
 
-def test_prompts_wait_and_are_left_until_they_are_computed(server: ModelServer) -> None:
-    wanted = {"model": SERVED_NAME, "max_tokens": 1}
-    one = server.post("/v1/completions", {**wanted, "prompt": "9 one" + " one" * 400}).json()
-    tokens = one["usage"]["prompt_tokens"]
-    prompts = [f"{number} one" + " one" * 400 for number in range(9)]
+def reports_during(server: ModelServer, prompts: list[str]) -> list[tuple[int, int]]:
+    """Return the waiting and the left prompt tokens, in each report while `prompts` are computed.
+
+    The engine runs only between two reports, for 10 ms or as long as a busy machine takes to stop
+    it. It may therefore compute all prompts between two reports.
+    """
     arrived, engine = server.counters()["arrivals"], server.engine_pid()
-    many = {**wanted, "prompt": prompts}
-    asking = threading.Thread(target=server.post, args=("/v1/completions", many))
+    wanted = {"model": SERVED_NAME, "max_tokens": 1, "prompt": prompts}
+    asking = threading.Thread(target=server.post, args=("/v1/completions", wanted))
     reports = []
     os.kill(engine, signal.SIGSTOP)
     try:
         asking.start()
-        server.wait_for_arrivals(arrived + 9)
-        # The engine runs only between two reports, so that a busy machine does not miss the prompts
-        # that are computed in part.
+        server.wait_for_arrivals(arrived + len(prompts))
         while asking.is_alive():
             reports.append(server.probe("/autoscale").json())
             os.kill(engine, signal.SIGCONT)
@@ -92,15 +91,24 @@ def test_prompts_wait_and_are_left_until_they_are_computed(server: ModelServer) 
     finally:
         os.kill(engine, signal.SIGCONT)
     asking.join()
+    return [(each["queuedPromptTokens"], each["leftPromptTokens"]) for each in reports]
 
-    seen = [(each["queuedPromptTokens"], each["leftPromptTokens"]) for each in reports]
-    assert seen[0] == (9 * tokens, 9 * tokens)
-    begun = [left - queued for queued, left in seen]
-    # A step has tokens of at most two of these prompts.
-    assert all(0 <= each <= 2 * tokens for each in begun)
-    assert any(each % tokens for each in begun)
-    report = server.probe("/autoscale").json()
-    assert report["queuedPromptTokens"] == report["leftPromptTokens"] == 0
+
+def test_prompts_wait_and_are_left_until_they_are_computed(server: ModelServer) -> None:
+    one = {"model": SERVED_NAME, "max_tokens": 1, "prompt": "10 one" + " one" * 400}
+    tokens = server.post("/v1/completions", one).json()["usage"]["prompt_tokens"]
+    for first in range(11, 99, 9):
+        prompts = [f"{number} one" + " one" * 400 for number in range(first, first + 9)]
+        reports = reports_during(server, prompts)
+        assert reports[0] == (9 * tokens, 9 * tokens)
+        begun = [left - waiting for waiting, left in reports]
+        # A step has tokens of at most two of these prompts.
+        assert all(0 <= each <= 2 * tokens for each in begun)
+        report = server.probe("/autoscale").json()
+        assert report["queuedPromptTokens"] == report["leftPromptTokens"] == 0
+        if any(each % tokens for each in begun):
+            return
+    pytest.fail("no report was made while a prompt was computed in part")
 
 
 @pytest.mark.patches("processor.assign_request_id")
