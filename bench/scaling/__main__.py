@@ -14,6 +14,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
+from scaling.choices import Routing
 from scaling.cliff import CASES, search
 from scaling.forecast import forecast_gates
 from scaling.gates import (
@@ -28,22 +29,26 @@ from scaling.gates import (
 )
 from scaling.promise import mean_rate, promised_rate, seen_mix
 from scaling.runs import (
+    NEAREST,
     ORACLE,
     OURS,
     SEEDS,
     WORKLOADS,
     Result,
     Run,
+    gate_routing,
     gate_runs,
+    matrix_runs,
     other_runs,
     peer_names,
     result_of,
+    shipped_runs,
     unseen_runs,
 )
 from scaling.truth import truth_of
 from scaling.unseen import UNSEEN
 from scaling.unseen_gates import cliff_gates, unseen_gates
-from scaling.workloads import Workload
+from scaling.workloads import GATE_WORKLOADS, Workload
 from scaling.zero import zero_gates
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,6 +60,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every cell; writes CSV and plots")
     parser.add_argument("--unseen", action="store_true", help="the unseen workloads, and cliffs")
     parser.add_argument("--zero", action="store_true", help="a service at zero, day and night")
+    parser.add_argument("--matrix", action="store_true", help="ours and near peers, every routing")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--only", default="", help="workloads, by comma")
     parser.add_argument("--no-peers", action="store_true", help="ours and the oracle alone")
@@ -66,22 +72,34 @@ def main() -> int:
         return 0
     names = () if arguments.no_peers else peer_names()
     wanted = set(arguments.only.split(",")) if arguments.only else set(WORKLOADS)
+    if arguments.matrix:
+        present = [name for name in WORKLOADS if name in wanted and WORKLOADS[name].is_present()]
+        policies = (OURS, ORACLE, *(NEAREST if names else ()))
+        print_matrix(run_all(list(matrix_runs(present, policies)), arguments.jobs))
+        return 0
     if arguments.unseen:
         return run_unseen(names, wanted, arguments.jobs)
     started = time.monotonic()
     commit = _commit()
-    results = run_all([run for run in gate_runs(names) if run.workload in wanted], arguments.jobs)
+    runs = list(dict.fromkeys([*gate_runs(names), *(shipped_runs() if names else ())]))
+    results = run_all([run for run in runs if run.workload in wanted], arguments.jobs)
+    matrix: list[Result] = []
     if arguments.full:
         print_gates(results)
-        results += run_all(
-            [run for run in other_runs(names) if run.workload in wanted], arguments.jobs
-        )
+        done = {result.run for result in results}
+        gated = [workload.name for workload in GATE_WORKLOADS]
+        cells = list(matrix_runs(gated, (OURS, ORACLE, *names)))
+        more = [run for run in (*other_runs(names), *cells) if run.workload in wanted]
+        results += run_all([run for run in more if run not in done], arguments.jobs)
+        matrix = [result for result in results if result.run in set(cells)]
         # matplotlib is loaded only to draw.
         from scaling.plots import draw_all
 
         write_csv(results, commit)
         draw_all(RESULTS)
     print_tables(results)
+    print_shipped(results)
+    print_matrix(matrix)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
         f"\n{len(results)} runs in {time.monotonic() - started:.0f} s, "
@@ -161,6 +179,34 @@ def print_tables(results: list[Result]) -> None:
         print(f"dominated: {workload} at {cold_start:.0f} s by {peer}")
 
 
+def print_shipped(results: list[Result]) -> None:
+    """Print the totals of ours and of the nearest peers with the routing that each ships with."""
+    print(f"\nsum of {len(CELLS)} cells, seed {SEEDS[0]}, with the routing that each ships with")
+    runs = list(shipped_runs())
+    of_run = {result.run: result for result in results}
+    for policy, routing in dict.fromkeys((run.policy, run.routing) for run in runs):
+        wanted = [run for run in runs if (run.policy, run.routing) == (policy, routing)]
+        found = [of_run[run] for run in wanted if run in of_run]
+        if len(found) == len(wanted):
+            share = [result.attainment_percent for result in found]
+            print(
+                f"{policy:<26}{routing:<22}{sum(map(gpu_hours, found)):>8.1f} GPU-h"
+                f"{sum(share) / len(share):>8.2f} % mean{min(share):>8.2f} % min"
+            )
+
+
+def print_matrix(results: list[Result]) -> None:
+    """Print the GPU-hours and the SLO attainment of every policy with every routing."""
+    cells = {(r.run.workload, r.run.policy, r.run.routing): r for r in results}
+    for workload in dict.fromkeys(result.run.workload for result in results):
+        print(f"\n{workload}: GPU-hours and SLO attainment in percent, by routing")
+        print(f"{'':<26}" + "".join(f"{routing:>21}" for routing in Routing))
+        for policy in dict.fromkeys(r.run.policy for r in results if r.run.workload == workload):
+            found = [cells.get((workload, policy, routing)) for routing in Routing]
+            shown = ["" if r is None else f"{r.gpu_hours:.2f} {attainment(r):6.2f}" for r in found]
+            print(f"{policy:<26}" + "".join(f"{each:>21}" for each in shown))
+
+
 def print_runs(results: list[Result]) -> None:
     """Print every run with the first seed."""
     print(
@@ -172,7 +218,8 @@ def print_runs(results: list[Result]) -> None:
         if run.seed != SEEDS[0]:
             continue
         extra = f" x{run.prior:g}" if run.prior != 1 else ""
-        name = f"{run.policy}{extra} {run.event}".rstrip()
+        routing = "" if run.routing is gate_routing(run.policy) else f" {run.routing}"
+        name = f"{run.policy}{extra}{routing} {run.event}".rstrip()
         print(
             f"{run.workload:<16}{run.cold_start:>5.0f} {name:<26}{result.gpu_hours:>8.2f}"
             f"{result.attainment_percent:>8.2f}{result.events:>8}{result.peak:>6}"

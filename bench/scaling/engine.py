@@ -3,8 +3,7 @@
 Each engine follows the rules of vLLM's scheduler. Running sequences decode first. The rest of the
 step's token budget goes to prompts in order of arrival (chunked prefill). A prompt is admitted when
 a slot and its KV tokens are free. When KV tokens run out, the youngest sequence is preempted and
-computed again later. `run_until` routes a request on arrival to the engine with the fewest
-requests.
+computed again later.
 
 Each request states either how many of its prompt tokens the prefix cache holds, or the blocks of
 its prompt. In the second case, each engine has a cache of blocks, and evicts the least recently
@@ -89,6 +88,8 @@ class Fleet(NamedTuple):
     kv_used: Array
     kv_read: Array
     """KV tokens of the decoding sequences, which one step reads."""
+    to_compute: Array
+    """Sum of `Requests.to_compute` of the requests in each queue."""
     totals: Array
     prompt_lengths: Array
     answer_lengths: Array
@@ -140,6 +141,7 @@ def new_fleet(engines: int, max_sequences: int, blocks: int = 0) -> Fleet:
         np.zeros(engines, np.int64),
         np.zeros(engines, np.int64),
         np.zeros((engines, max_sequences), np.int64),
+        np.zeros(engines, np.int64),
         np.zeros(engines, np.int64),
         np.zeros(engines, np.int64),
         np.zeros((engines, TOTALS)),
@@ -226,6 +228,7 @@ def enqueue(requests: Requests, fleet: Fleet, engine: int, request: int) -> None
         saved = matched_tokens(requests, fleet, engine, request, True)
         requests.to_compute[request] = requests.prompt[request] - saved
         _count_queued(requests, fleet, engine, request, 1)
+    fleet.to_compute[engine] += requests.to_compute[request]
     if fleet.tail[engine] < 0:
         fleet.head[engine] = request
     else:
@@ -252,6 +255,7 @@ def _preempt(requests: Requests, fleet: Fleet, engine: int) -> None:
     fleet.kv_used[engine] -= held - requests.shared[victim]
     fleet.kv_read[engine] -= held
     requests.to_compute[victim] = held
+    fleet.to_compute[engine] += held
     _count_queued(requests, fleet, engine, victim, 1)
     if fleet.head_admitted[engine]:
         head = fleet.head[engine]
@@ -310,6 +314,7 @@ def _step(
             fleet.head_admitted[engine] = 1
             if requests.first_block[request] < requests.first_block[request + 1]:
                 requests.shared[request] = saved
+                fleet.to_compute[engine] += held - saved - requests.to_compute[request]
                 requests.to_compute[request] = held - saved
                 if requests.cached[request] == 0:
                     requests.cached[request] = saved
@@ -318,6 +323,7 @@ def _step(
                 _count_queued(requests, fleet, engine, request, -1)
         chunk = min(budget, requests.to_compute[request])
         requests.to_compute[request] -= chunk
+        fleet.to_compute[engine] -= chunk
         budget -= chunk
         computed += chunk
         if requests.to_compute[request] > 0:
@@ -381,41 +387,3 @@ def run_engine(
             fleet.clock[engine] = until
             return
         _step(requests, fleet, engine, step, limits, slo)
-
-
-@njit(cache=True)
-def run_until(
-    requests: Requests,
-    fleet: Fleet,
-    active: Array,
-    first: int,
-    until: float,
-    step: Array,
-    limits: Array,
-    slo: Array,
-) -> int:
-    """Run the engines until a time. Return the number of the first request that is not yet routed.
-
-    `active` lists the engines that exist. While none of them is routable, no request is routed.
-    """
-    request = first
-    while request < len(requests.arrival) and requests.arrival[request] < until:
-        at = requests.arrival[request]
-        best = -1
-        fewest = 1 << 60
-        for i in range(len(active)):
-            engine = active[(i + request) % len(active)]
-            if not fleet.routable[engine]:
-                continue
-            run_engine(requests, fleet, engine, at, step, limits, slo)
-            load = fleet.running[engine] + fleet.waiting[engine]
-            if load < fewest:
-                fewest = load
-                best = engine
-        if best < 0:
-            break
-        enqueue(requests, fleet, best, request)
-        request += 1
-    for i in range(len(active)):
-        run_engine(requests, fleet, active[i], until, step, limits, slo)
-    return request

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from scaling.runs import GATE_COLD_STARTS, ORACLE, OURS, PRIORS, SEEDS, Result
+from scaling.runs import GATE_COLD_STARTS, ORACLE, OURS, PRIORS, SEEDS, Result, gate_routing
 from scaling.workloads import GATE_WORKLOADS
 
 CELLS = tuple((w.name, cold) for w in GATE_WORKLOADS for cold in GATE_COLD_STARTS)
@@ -41,10 +41,10 @@ class Gate:
 
 
 class Figures:
-    """Results by cell, policy, seed and prior."""
+    """Results with the routing of the gates, by cell, policy, seed and prior."""
 
     def __init__(self, results: Iterable[Result]) -> None:
-        self.results = tuple(results)
+        self.results = tuple(r for r in results if r.run.routing is gate_routing(r.run.policy))
         self._by_key = {
             (r.run.workload, r.run.cold_start, r.run.policy, r.run.seed, r.run.prior): r
             for r in self.results

@@ -8,95 +8,17 @@ knows.
 
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmservice_operator.scaling.hpa import (
-    Behavior,
-    ChangePolicy,
-    HpaSpec,
-    HpaState,
-    PolicyType,
-    ScalingRules,
-    decide,
-)
+from llmservice_operator.scaling.hpa import Behavior, ChangePolicy, PolicyType, ScalingRules
+from scaling.choices import Routing
+from scaling.dynamo import Dynamo, DynamoSla
 from scaling.engine import BUSY_SECONDS
-from scaling.simulation import Pod, Policy, Simulation
+from scaling.llm_d import Held, TokenAware, WvaOne, WvaTwo
+from scaling.parts import Average, HpaOn, Newest, clamp, concurrency, waiting
+from scaling.simulation import Policy, Simulation
 from scaling.truth import Truth
-
-Signal = Callable[[Simulation], float]
-
-
-def concurrency(view: Simulation) -> float:
-    """Return the requests inside the service, running or waiting."""
-    ready = view.ready
-    return float(np.sum(view.running(ready)) + np.sum(view.waiting(ready))) + view.held
-
-
-def waiting(view: Simulation) -> float:
-    return float(np.sum(view.waiting(view.ready))) + view.held
-
-
-class Newest:
-    """Scale-down of a plain ReplicaSet: the newest pod is removed first."""
-
-    def victim_order(self, view: Simulation, pods: list[Pod]) -> list[Pod]:
-        return sorted(pods, key=lambda pod: -pod.created)
-
-
-@dataclass
-class Average:
-    """Mean of the last `seconds` samples of a signal. With one sample per second, this is a time
-    span in seconds.
-    """
-
-    seconds: int
-    values: deque[float] = field(default_factory=deque)
-
-    def add(self, value: float) -> float:
-        self.values.append(value)
-        if len(self.values) > self.seconds:
-            self.values.popleft()
-        return self.mean
-
-    @property
-    def mean(self) -> float:
-        return sum(self.values) / len(self.values)
-
-
-def clamp(view: Simulation, replicas: float) -> int:
-    return int(min(max(replicas, 1), view.workload.max_replicas))
-
-
-def slow(window_seconds: float) -> ScalingRules:
-    return ScalingRules(window_seconds, (ChangePolicy(PolicyType.PERCENT, 100, 15),))
-
-
-DEFAULT_UP = ScalingRules(
-    0,
-    (ChangePolicy(PolicyType.PODS, 4, 15), ChangePolicy(PolicyType.PERCENT, 100, 15)),
-)
-DEFAULT = Behavior(DEFAULT_UP, slow(300))
-"""Behavior of an HPA whose spec sets none."""
-
-
-class HpaOn(Newest):
-    """HorizontalPodAutoscaler on the total of a metric, with an AverageValue target."""
-
-    def __init__(self, total: Signal, target: float, behavior: Behavior = DEFAULT) -> None:
-        self.total, self.target, self.behavior = total, target, behavior
-        self.state = HpaState()
-
-    def step(self, view: Simulation) -> int | None:
-        total = self.total(view)
-        if view.now % 15:
-            return None
-        spec = HpaSpec(self.behavior, 1, view.workload.max_replicas, self.target)
-        decision = decide(self.state, spec, view.desired, total, view.now)
-        self.state = decision.state
-        return decision.replicas
 
 
 class DutyCycle(HpaOn):
@@ -185,94 +107,6 @@ class Knative(Newest):
         return clamp(view, min(max(desired, math.floor(ready / 2)), 1000 * ready))
 
 
-class WvaOne(Newest):
-    """llm-d workload variant autoscaler, first version: scales by the spare KV cache and the spare
-    queue length, one replica at a time.
-    """
-
-    def __init__(self) -> None:
-        self.desired = 1.0
-        self.kv: dict[str, Average] = {}
-        self.queue: dict[str, Average] = {}
-        rules = slow(240)
-        self.hpa = HpaOn(
-            lambda view: self.desired, 1.0, Behavior(ScalingRules(240, DEFAULT_UP.policies), rules)
-        )
-
-    def step(self, view: Simulation) -> int | None:
-        ready = view.ready
-        samples = zip(ready, view.kv_usage(ready), view.waiting(ready), strict=True)
-        room_kv, room_queue = [], []
-        for pod, kv, queued in samples:
-            most_kv = max(_peak(self.kv, pod.name, float(kv)))
-            most_queue = max(_peak(self.queue, pod.name, float(queued)))
-            if most_kv < 0.8 and most_queue < 5:
-                room_kv.append(0.8 - most_kv)
-                room_queue.append(5 - most_queue)
-        if view.now % 60 == 0:
-            self.desired = float(self._decide(view, room_kv, room_queue))
-        return self.hpa.step(view)
-
-    def _decide(self, view: Simulation, room_kv: list[float], room_queue: list[float]) -> int:
-        count = len(view.ready)
-        if view.pending or count == 0:
-            return view.desired
-        if not room_kv or np.mean(room_kv) < 0.1 or np.mean(room_queue) < 3:
-            return clamp(view, count + 1)
-        free = len(room_kv)
-        if free > 1:
-            used_kv = (0.8 - float(np.mean(room_kv))) * free / (free - 1)
-            used_queue = (5 - float(np.mean(room_queue))) * free / (free - 1)
-            if 0.8 - used_kv >= 0.1 and 5 - used_queue >= 3:
-                return clamp(view, count - 1)
-        return count
-
-
-def _peak(averages: dict[str, Average], name: str, value: float) -> deque[float]:
-    average = averages.setdefault(name, Average(60))
-    average.add(value)
-    return average.values
-
-
-class WvaTwo(Newest):
-    """llm-d workload variant autoscaler, second version: compares the demand for KV tokens with the
-    capacity of the replicas.
-
-    The capacity of a replica is 80 % of its KV tokens, or the mean number of KV tokens in use while
-    at least five requests waited, if that is less.
-    """
-
-    def __init__(self, window_seconds: float) -> None:
-        self.desired = 1.0
-        self.saturated: deque[float] = deque(maxlen=10)
-        rules = ScalingRules(window_seconds, DEFAULT_UP.policies)
-        self.hpa = HpaOn(lambda view: self.desired, 1.0, Behavior(rules, slow(window_seconds)))
-
-    def step(self, view: Simulation) -> int | None:
-        if view.now % 60 == 0 and view.ready:
-            self.desired = float(self._decide(view))
-        return self.hpa.step(view)
-
-    def _decide(self, view: Simulation) -> int:
-        ready = view.ready
-        tokens = view.kv_usage(ready) * view.workload.hardware.limits.kv_capacity_tokens
-        queued = view.waiting(ready)
-        self.saturated.extend(float(t) for t, q in zip(tokens, queued, strict=True) if q >= 5)
-        capacity = 0.8 * view.workload.hardware.limits.kv_capacity_tokens
-        if self.saturated:
-            capacity = min(capacity, float(np.mean(self.saturated)))
-        prompt = float(np.mean(view.traffic.prompt))
-        demand = float(np.sum(tokens)) + (float(np.sum(queued)) + view.held) * prompt
-        supply = (len(ready) + len(view.pending)) * capacity
-        short = demand / 0.85 - supply
-        if short > 0:
-            return clamp(view, view.desired + math.ceil(short / capacity))
-        spare = len(ready) * capacity - demand / 0.70
-        return (
-            clamp(view, view.desired - math.floor(spare / capacity)) if spare > 0 else view.desired
-        )
-
-
 class AIBrix(Newest):
     """AIBrix: mean KV usage of the pods, divided by a target. A step at most doubles or halves the
     number of replicas.
@@ -309,58 +143,6 @@ class AIBrix(Newest):
         return clamp(view, desired)
 
 
-class Dynamo(Newest):
-    """Dynamo's planner by load: adds or removes one pod at a time, by the used and queued KV blocks
-    as a share of all KV blocks.
-    """
-
-    def __init__(self, up: float = 1.0, down: float = 0.6) -> None:
-        self.up, self.down = up, down
-
-    def step(self, view: Simulation) -> int | None:
-        if view.now % 5 or view.pending or not view.ready:
-            return None
-        return self.by_load(view)
-
-    def by_load(self, view: Simulation) -> int:
-        ready = view.ready
-        capacity = view.workload.hardware.limits.kv_capacity_tokens
-        queued = view.waiting(ready) * float(np.mean(view.traffic.prompt)) / capacity
-        load = view.kv_usage(ready) + queued
-        if np.any(load > self.up):
-            return clamp(view, view.desired + 1)
-        if np.all(load < self.down):
-            return clamp(view, view.desired - 1)
-        return view.desired
-
-
-class DynamoSla(Newest):
-    """Dynamo's planner by SLA: the planner by load, with a lower bound of replicas.
-
-    Every three minutes, the bound is computed from the predicted request rate. The true capacity
-    replaces the rate per engine, which Dynamo takes from an offline profile.
-    """
-
-    def __init__(self, capacity: float) -> None:
-        self.capacity, self.floor = capacity, 1
-        self.load = Dynamo()
-        self.rates: deque[float] = deque(maxlen=5)
-
-    def step(self, view: Simulation) -> int | None:
-        if view.now % 180 == 0:
-            arrival = view.traffic.arrival
-            seen = np.searchsorted(arrival, [view.now - 180, view.now])
-            self.rates.append(float(seen[1] - seen[0]) / 180)
-            steps = np.arange(len(self.rates))
-            trend = np.polyfit(steps, self.rates, 1)[0] if len(steps) > 2 else 0.0
-            predicted = max(self.rates[-1] + trend, 0.0)
-            self.floor = clamp(view, math.ceil(predicted / self.capacity))
-        if view.now % 5 or view.pending or not view.ready:
-            return max(self.floor, view.desired) if view.desired < self.floor else None
-        desired = self.load.by_load(view)
-        return clamp(view, max(desired, self.floor))
-
-
 def peers(truth: Truth) -> dict[str, Policy]:
     """Return every peer by name. The tuned peers aim at 85 % of the true capacity."""
     requests = max(truth.running_at_target, 1.0)
@@ -372,6 +154,10 @@ def peers(truth: Truth) -> dict[str, Policy]:
         "llm-d-wva1": WvaOne(),
         "llm-d-wva2-fast": WvaTwo(0),
         "llm-d-wva2-chart": WvaTwo(240),
+        "llm-d-token-aware": TokenAware(),
+        "llm-d-token-aware-tuned": TokenAware(is_tuned=True),
+        "llm-d-held": Held(),
+        "llm-d-held-tuned": Held(requests),
         "kubeai": KubeAI(),
         "kubeai-tuned": KubeAI(requests),
         "knative": Knative(),
@@ -383,4 +169,44 @@ def peers(truth: Truth) -> dict[str, Policy]:
         "dynamo-throughput": Dynamo(),
         "dynamo-latency": Dynamo(0.4, 0.1),
         "dynamo-sla": DynamoSla(truth.capacity),
+        "dynamo-sla-load": DynamoSla(truth.capacity, by_load=True),
     }
+
+
+SHIPPED_BY_PEERS = {
+    # Plain Services: kube-proxy chooses at random (Kubernetes: Virtual IPs and Service Proxies).
+    "hpa-duty-cycle": Routing.RANDOM,
+    "keda-waiting": Routing.RANDOM,
+    "kaito": Routing.RANDOM,
+    # llm-d's optimized baseline, on which its autoscaling guides build, scores replicas by
+    # token-load-scorer: the uncached prompt tokens that were sent and have no first token yet.
+    "llm-d-concurrency-tuned": Routing.LEAST_PROMPT_TOKENS,
+    "llm-d-wva1": Routing.LEAST_PROMPT_TOKENS,
+    "llm-d-wva2-fast": Routing.LEAST_PROMPT_TOKENS,
+    "llm-d-wva2-chart": Routing.LEAST_PROMPT_TOKENS,
+    "llm-d-token-aware": Routing.LEAST_PROMPT_TOKENS,
+    "llm-d-token-aware-tuned": Routing.LEAST_PROMPT_TOKENS,
+    # The guide for KEDA on held requests switches flow control on, whose default is off.
+    "llm-d-held": Routing.FLOW_CONTROL,
+    "llm-d-held-tuned": Routing.FLOW_CONTROL,
+    # LeastLoad is the default of Model.spec.loadBalancing.strategy.
+    "kubeai": Routing.LEAST_REQUESTS,
+    "kubeai-tuned": Routing.LEAST_REQUESTS,
+    # The activator sends a request to the better of two random pods if containerConcurrency is not
+    # set, which is its default (Knative Serving: Load balancing).
+    "knative": Routing.BETTER_OF_TWO,
+    "knative-tuned": Routing.BETTER_OF_TWO,
+    # AIBrix has no single default: a request without a strategy goes to the model's Service through
+    # Envoy. Its examples use least-request, which is at least as good.
+    "aibrix-apa": Routing.LEAST_REQUESTS,
+    "aibrix-apa-tuned": Routing.LEAST_REQUESTS,
+    "aibrix-kpa": Routing.LEAST_REQUESTS,
+    # Dynamo's KV router takes the worker with the fewest prefill and decode blocks (Routing
+    # Concepts). The frontend's own default is round robin.
+    "dynamo-throughput": Routing.LEAST_TOKENS,
+    "dynamo-latency": Routing.LEAST_TOKENS,
+    "dynamo-sla": Routing.LEAST_TOKENS,
+    "dynamo-sla-load": Routing.LEAST_TOKENS,
+}
+"""Routing that each peer ships with, by its documentation. Where a project has a
+choice, this is the routing of the guide for its autoscaler."""

@@ -1,14 +1,15 @@
 """Lists and simulates the runs of the bench. One run is one policy on one cell with one seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
+from scaling.choices import Routing
 from scaling.oracle import Oracle
 from scaling.ours import Ours
-from scaling.peers import peers
+from scaling.peers import SHIPPED_BY_PEERS, peers
 from scaling.simulation import Policy, Scenario, Simulation
 from scaling.truth import Truth, truth_of
 from scaling.unseen import CONSTANT, UNSEEN
@@ -22,6 +23,17 @@ OTHER_COLD_STARTS = (30.0, 300.0)
 WORKLOADS = {
     workload.name: workload for workload in (*GATE_WORKLOADS, PREFIX_CACHE, *UNSEEN, *CONSTANT)
 }
+
+GATE_ROUTING = Routing.LEAST_REQUESTS
+"""Routing of the runs of the gates. All policies have it, so that only the autoscalers differ."""
+SHIPPED = {OURS: Routing.RANDOM, ORACLE: GATE_ROUTING, **SHIPPED_BY_PEERS}
+"""Routing that each policy ships with. Ours is a plain Service, because the chart value
+router.enabledByDefault is false."""
+WITH_ROUTER = Routing.ROUTER
+"""Routing of ours if the service has a router."""
+NEAREST = ("llm-d-concurrency-tuned", "kubeai-tuned", "aibrix-apa-tuned")
+"""The peers with the fewest GPU-hours over the gate cells among those with at least 85 % mean SLO
+attainment."""
 
 OUTAGE_SECONDS = 300.0
 HUNG_SHARE = 0.4
@@ -42,6 +54,7 @@ class Run:
     prior: float = 1.0
     event: str = ""
     """Disturbance of the run: "", "outage", "never-ready", "hung" or "restart"."""
+    routing: Routing = GATE_ROUTING
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,8 @@ def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
                 for prior in PRIORS:
                     yield Run(workload.name, cold_start, OURS, seed, prior)
             for name in peer_names:
-                yield Run(workload.name, cold_start, name, SEEDS[0])
+                routing = gate_routing(name)
+                yield Run(workload.name, cold_start, name, SEEDS[0], routing=routing)
     for seed in SEEDS:
         yield Run("diurnal", 60.0, OURS, seed, event="outage")
 
@@ -83,10 +97,39 @@ def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
     for workload in GATE_WORKLOADS:
         for cold_start in OTHER_COLD_STARTS:
             for policy in (OURS, ORACLE, *peer_names):
-                yield Run(workload.name, cold_start, policy, SEEDS[0])
+                routing = gate_routing(policy)
+                yield Run(workload.name, cold_start, policy, SEEDS[0], routing=routing)
     for policy in (OURS, ORACLE, *peer_names):
-        yield Run(PREFIX_CACHE.name, 60.0, policy, SEEDS[0])
+        yield Run(PREFIX_CACHE.name, 60.0, policy, SEEDS[0], routing=gate_routing(policy))
     yield Run("diurnal", 60.0, OURS, SEEDS[0], event="never-ready")
+
+
+def gate_routing(policy: str) -> Routing:
+    """Return the routing of a policy in the runs of the gates.
+
+    It is GATE_ROUTING, but a policy that scales on held requests needs the routing that holds them.
+    """
+    return Routing.FLOW_CONTROL if SHIPPED.get(policy) is Routing.FLOW_CONTROL else GATE_ROUTING
+
+
+def shipped_runs() -> Iterator[Run]:
+    """Yield the runs of ours and of the nearest peers with the routing that each ships with, and of
+    ours with a router.
+    """
+    policies = [(OURS, WITH_ROUTER), *((name, SHIPPED[name]) for name in (OURS, *NEAREST))]
+    for workload in GATE_WORKLOADS:
+        for cold_start in GATE_COLD_STARTS:
+            for policy, routing in policies:
+                yield Run(workload.name, cold_start, policy, SEEDS[0], routing=routing)
+
+
+def matrix_runs(workloads: Iterable[str], policies: tuple[str, ...]) -> Iterator[Run]:
+    """Yield the runs of every policy with every routing, with a cold start of 60 s."""
+    for workload in workloads:
+        for policy in policies:
+            for routing in Routing:
+                event = WORKLOADS[workload].event
+                yield Run(workload, 60.0, policy, SEEDS[0], event=event, routing=routing)
 
 
 def unseen_runs(peer_names: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[Run]:
@@ -102,7 +145,8 @@ def unseen_runs(peer_names: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator
             for policy in (OURS, ORACLE):
                 yield Run(workload.name, 60.0, policy, seed, event=workload.event)
         for name in peer_names:
-            yield Run(workload.name, 60.0, name, seeds[0], event=workload.event)
+            event, routing = workload.event, gate_routing(name)
+            yield Run(workload.name, 60.0, name, seeds[0], event=event, routing=routing)
         if workload.event:
             for seed in seeds:
                 yield Run(workload.name, 60.0, OURS, seed)
@@ -123,7 +167,7 @@ def _traffic(workload: str, seed: int) -> Traffic:
 
 def policy_of(run: Run, oracle: Oracle, workload: Workload) -> Policy:
     if run.policy == OURS:
-        return Ours(run.prior)
+        return Ours(run.prior, has_router=run.routing is Routing.ROUTER)
     if run.policy == ORACLE:
         return oracle
     return peers(truth_of(workload))[run.policy]
@@ -148,7 +192,7 @@ def simulate(run: Run) -> tuple[Simulation, Policy]:
     if workload.first_replicas is not None:
         scenario = replace(scenario, initial_replicas=workload.first_replicas)
     policy = policy_of(run, oracle, workload)
-    return Simulation(workload, traffic, scenario).run(policy), policy
+    return Simulation(workload, traffic, scenario, run.routing).run(policy), policy
 
 
 def _restart(workload: Workload) -> tuple[float, float] | None:

@@ -9,7 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from scaling.engine import Array, Fleet, Requests, new_fleet, new_requests, run_until, seed_noise
+from scaling.choices import Router, Routing, new_router
+from scaling.dispatch import run_until
+from scaling.engine import Array, Fleet, Requests, new_fleet, new_requests, seed_noise
 from scaling.hardware import slo_array
 from scaling.workloads import Traffic, Workload
 
@@ -83,15 +85,18 @@ class Simulation:
     workload: Workload
     traffic: Traffic
     scenario: Scenario
+    routing: Routing = Routing.LEAST_REQUESTS
     now: float = 0.0
     desired: int = 0
     pods: list[Pod] = field(default_factory=list)
     held: int = 0
-    """Number of requests that wait because no replica is ready."""
+    """Number of requests that wait because no replica is ready, or because the routing holds them.
+    """
     waited: int = 0
     """Number of requests that have begun to wait for a replica so far."""
     requests: Requests = field(init=False)
     fleet: Fleet = field(init=False)
+    router: Router = field(init=False)
     history: list[tuple[float, int, int, float]] = field(default_factory=list)
     """Tuples of time, desired replicas, ready replicas, and requests in the service."""
     events: int = 0
@@ -104,6 +109,7 @@ class Simulation:
             traffic.arrival, traffic.prompt, traffic.answer, traffic.cached
         )
         self.fleet = new_fleet(engines, self.workload.hardware.limits.max_sequences)
+        self.router = new_router(self.routing, traffic.answer)
         self._free = deque(range(engines))
         self._rng = np.random.default_rng(self.scenario.seed)
         self._created = 0
@@ -142,6 +148,10 @@ class Simulation:
         capacity = self.workload.hardware.limits.kv_capacity_tokens
         return self.fleet.kv_used[[pod.engine for pod in pods]] / capacity
 
+    def to_compute(self, pods: list[Pod]) -> Array:
+        """Return the prompt tokens that the queue of each pod still has to compute."""
+        return self.fleet.to_compute[[pod.engine for pod in pods]]
+
     def totals(self, pods: list[Pod]) -> Array:
         return self.fleet.totals[[pod.engine for pod in pods]]
 
@@ -157,10 +167,13 @@ class Simulation:
                 [pod.engine for pod in self.pods if pod.is_ready or pod.is_draining], np.int64
             )
             until = self.now + 1.0
-            first = run_until(self.requests, self.fleet, active, first, until, step, limits, slo)
+            begun = self.router.begun
+            first = run_until(
+                self.requests, self.fleet, self.router, active, first, until, step, limits, slo
+            )
             arrived = int(np.searchsorted(self.traffic.arrival, until))
-            self.waited += arrived - max(first, arrived_before)
-            self.held, arrived_before = arrived - first, arrived
+            self.waited += arrived - max(first, arrived_before) + self.router.begun - begun
+            self.held, arrived_before = arrived - first + self.router.held, arrived
             self.now = until
             self._advance_pods()
             if self.now == self.scenario.hung_at:
@@ -241,7 +254,7 @@ class Simulation:
         """Drop the requests in an engine."""
         fleet = self.fleet
         fleet.running[engine] = fleet.waiting[engine] = 0
-        fleet.kv_used[engine] = fleet.kv_read[engine] = 0
+        fleet.kv_used[engine] = fleet.kv_read[engine] = fleet.to_compute[engine] = 0
         fleet.head[engine] = fleet.tail[engine] = -1
         fleet.head_admitted[engine] = 0
 

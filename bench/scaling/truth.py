@@ -10,14 +10,9 @@ from functools import cache
 
 import numpy as np
 
-from scaling.engine import (
-    BUSY_SECONDS,
-    Fleet,
-    new_fleet,
-    new_requests,
-    run_until,
-    seed_noise,
-)
+from scaling.choices import Routing, new_router
+from scaling.dispatch import run_until
+from scaling.engine import BUSY_SECONDS, Fleet, new_fleet, new_requests, seed_noise
 from scaling.hardware import slo_array
 from scaling.workloads import Traffic, Workload
 
@@ -84,6 +79,7 @@ def measure(
     hardware = workload.hardware
     fleet = new_fleet(1, hardware.limits.max_sequences)
     fleet.routable[0] = 1
+    router = new_router(Routing.LEAST_REQUESTS, traffic.answer)
     seed_noise(7)
     active = np.zeros(1, np.int64)
     running, kv_used, samples, first = 0.0, 0.0, 0, 0
@@ -91,6 +87,7 @@ def measure(
         first = run_until(
             requests,
             fleet,
+            router,
             active,
             first,
             until,

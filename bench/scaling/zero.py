@@ -22,7 +22,8 @@ from scaling.gates import Gate
 from scaling.hardware import A10
 from scaling.oracle import Oracle
 from scaling.ours import Ours
-from scaling.peers import HpaOn, Knative, Newest, concurrency
+from scaling.parts import HpaOn, Newest, concurrency
+from scaling.peers import Knative
 from scaling.runs import ORACLE, OURS, SEEDS
 from scaling.simulation import Policy, Scenario, Simulation
 from scaling.truth import truth_of

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from scaling.choices import Routing, new_router
+from scaling.dispatch import run_until
 from scaling.engine import (
     COMPUTED,
     GENERATED,
@@ -12,7 +14,6 @@ from scaling.engine import (
     Requests,
     new_fleet,
     new_requests,
-    run_until,
     seed_noise,
 )
 from scaling.hardware import SLO, slo_array
@@ -41,7 +42,9 @@ def serve(
     fleet = new_fleet(engines, int(limits[0]))
     fleet.routable[:] = 1
     seed_noise(1)
-    run_until(requests, fleet, np.arange(engines), 0, until, STEP, limits, slo_array(SLO))
+    router = new_router(Routing.LEAST_REQUESTS, requests.answer)
+    active = np.arange(engines)
+    run_until(requests, fleet, router, active, 0, until, STEP, limits, slo_array(SLO))
     return requests, fleet
 
 
@@ -103,6 +106,7 @@ def test_requests_go_to_the_engine_with_the_fewest() -> None:
 
 def test_without_a_routable_engine_requests_stay_with_the_caller() -> None:
     requests = new_requests(np.array([0.0]), np.array([10]), np.array([10]), np.array([0]))
-    fleet = new_fleet(1, 8)
+    fleet, router = new_fleet(1, 8), new_router(Routing.LEAST_REQUESTS, requests.answer)
+    active = np.array([0])
 
-    assert run_until(requests, fleet, np.array([0]), 0, 5.0, STEP, ROOMY, slo_array(SLO)) == 0
+    assert run_until(requests, fleet, router, active, 0, 5, STEP, ROOMY, slo_array(SLO)) == 0

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from scaling import zero as bench
-from scaling.peers import HpaOn, Knative, concurrency
+from scaling.parts import HpaOn, concurrency
+from scaling.peers import Knative
 from scaling.simulation import Policy, Scenario, Simulation
 from scaling.workloads import Traffic, traffic_of
 
