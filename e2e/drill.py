@@ -98,7 +98,7 @@ def operator_away(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def pickers_away(scene: Scene) -> Iterator[None]:
-    """The process that chooses replicas, the picker, hangs in both router pods."""
+    """The picker, which chooses the replicas, hung in both router pods until they killed it."""
     scene.apply({"auth": {"limits": {"requestsPerMinute": 6000}}})
     scene.wait_ready()
     eventually(scene.is_routed, within=PATIENCE, every=1)

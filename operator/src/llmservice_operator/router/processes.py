@@ -1,8 +1,13 @@
 """Runs the other processes of the pod, and starts each of them again when it ends."""
 
 import asyncio
+import fcntl
 import logging
+import os
 import signal
+import stat
+import struct
+import termios
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
@@ -24,6 +29,9 @@ END_SECONDS: Final = 5.0
 
 UNREAD_SECONDS: Final = 15.0
 """Time in seconds after which a process that leaves its input unread is considered hung."""
+
+FIRST_READ_SECONDS: Final = 60.0
+"""The same time for a process that has read nothing yet, because it starts."""
 
 
 class Process(Protocol):
@@ -62,6 +70,22 @@ def program(*command: str) -> Start:
     return start
 
 
+def unread_size(stdin: asyncio.StreamWriter) -> int:
+    """Return the size of the input that a process has not read yet. The kernel adds its own data
+    to each part, so that only 0 and the sign of a change are exact.
+    """
+    transport = stdin.transport
+    end = transport.get_extra_info("socket") or transport.get_extra_info("pipe")
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(end.fileno()).st_mode)
+        question = termios.FIONREAD if is_pipe else termios.TIOCOUTQ
+        answer = fcntl.ioctl(end.fileno(), question, bytes(4))
+    except (OSError, ValueError):
+        return 0  # the process has ended
+    (in_kernel,) = struct.unpack("i", answer)
+    return int(in_kernel) + transport.get_write_buffer_size()
+
+
 @dataclass
 class ChildProcess:
     """A process that runs until `end` is called."""
@@ -76,6 +100,9 @@ class ChildProcess:
     _process: Process | None = None
     _is_ending: bool = False
     _unread_since: float | None = None
+    _unread: int = 0
+    """Size of the unread input at the last look, at least 1 after a line."""
+    _has_read: bool = False
 
     @property
     def restarts(self) -> int:
@@ -125,28 +152,40 @@ class ChildProcess:
             self._process.send_signal(signal.SIGKILL)
             return
         self.starts += 1
-        self._unread_since = None
+        self._unread_since, self._unread, self._has_read = None, 0, False
         if line := self.first_line():
             self.write(line)
 
     def write(self, line: bytes) -> None:
         """Write a line to the input of the process.
 
-        While the process has not read the previous line, drop the new one. A process that has read
-        nothing for UNREAD_SECONDS is killed, and starts again.
+        While the pipe to the process is full, drop the new line. A process that has read nothing
+        for UNREAD_SECONDS is killed, and starts again. The pipe holds the lines of minutes, so the
+        process is not judged by whether it is full.
         """
         process = self._process
         if process is None or process.stdin is None or process.returncode is not None:
             return
+        self._note_reads(process.stdin)
         if process.stdin.transport.get_write_buffer_size() == 0:
-            self._unread_since = None
             process.stdin.write(line)
+            self._unread = max(unread_size(process.stdin), 1)
+        if self._unread_since is None:
             return
-        now = time.monotonic()
-        self._unread_since = self._unread_since or now
-        if now - self._unread_since > UNREAD_SECONDS:
+        longest = UNREAD_SECONDS if self._has_read else FIRST_READ_SECONDS
+        if time.monotonic() - self._unread_since > longest:
             logger.error("%s does not read its input; it is killed", self.name)
             process.send_signal(signal.SIGKILL)
+
+    def _note_reads(self, stdin: asyncio.StreamWriter) -> None:
+        """Note whether the process has read anything since the last look."""
+        unread = unread_size(stdin)
+        if unread < self._unread:
+            self._has_read = True
+            self._unread_since = None
+        if unread and self._unread_since is None:
+            self._unread_since = time.monotonic()
+        self._unread = unread
 
     async def end(self, seconds: float = END_SECONDS) -> None:
         """End the process, and start it no more. After `seconds`, it is killed."""
