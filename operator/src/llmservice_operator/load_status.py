@@ -49,6 +49,10 @@ _BEFORE_THE_LOAD: Final = frozenset(
 )
 """Reasons for an unknown demand that do not indicate a problem."""
 
+FIRST_REPORT_WITHIN: Final = timedelta(seconds=30)
+"""Time until the metrics server has sent the first load report of a service. The default periods
+of both processes need less than half of it."""
+
 COLD_STARTS_TO_WAIT: Final = 3
 """Multiple of the cold start time after which a replica that is not ready counts as missing
 capacity. The usual wait for a node is added."""
@@ -137,7 +141,7 @@ def build_load_status(
         else:
             conditions.append(_with_schedule(_active(it, scaling), view.plan))
     if autoscaling is not None or slo.is_limited:
-        conditions.append(_metrics(autoscaling, view, now))
+        conditions.append(_metrics(service, view, now))
     achieved = None
     if slo.is_limited:
         was_decided = scaling is not None and _was_decided(service, scaling)
@@ -279,7 +283,7 @@ def _active(it: _Scaling, status: AutoscalingStatus) -> ConditionUpdate:
         message = f"{stays} {plan.note} {plan.hindrance.hint}"
         return ConditionUpdate(kind, "False", plan.hindrance, message)
     if it.total is None:
-        reason, why = _missing(view.report)
+        reason, why = _missing(it.service, view.report, it.now)
         return ConditionUpdate(kind, "False", reason, _with_note(f"{stays} {why}", plan))
     refused = _controller_problem(view, "AbleToScale")
     if refused is not None:
@@ -377,20 +381,23 @@ def _controller_problem(view: LoadView, type_: str) -> str | None:
     return None
 
 
-def _metrics(autoscaling: Autoscaling | None, view: LoadView, now: datetime) -> ConditionUpdate:
-    kind = ConditionType.METRICS_AVAILABLE
+def _metrics(service: LLMService, view: LoadView, now: datetime) -> ConditionUpdate:
+    kind, autoscaling = ConditionType.METRICS_AVAILABLE, service.spec.autoscaling
     known = None if view.report is None else view.report.demand_percent
     if autoscaling is not None:
         known = total_load(autoscaling, view.report, now)
     if known is None:
-        reason, why = _missing(view.report)
+        reason, why = _missing(service, view.report, now)
         return ConditionUpdate(kind, "False", reason, why)
     reason = Reason.METRICS_AVAILABLE
     return ConditionUpdate(kind, "True", reason, reason.meaning)
 
 
-def _missing(report: LoadReport | None) -> tuple[Reason, str]:
+def _missing(service: LLMService, report: LoadReport | None, now: datetime) -> tuple[Reason, str]:
     if report is None:
+        if _awaits_first_report(service, now):
+            reason = Reason.WAITING_FOR_TRAFFIC
+            return reason, "The metrics server has not sent the first load report yet."
         reason = Reason.METRICS_MISSING
         return (
             reason,
@@ -398,6 +405,19 @@ def _missing(report: LoadReport | None) -> tuple[Reason, str]:
         )
     waits = report.missing in _BEFORE_THE_LOAD
     return (Reason.WAITING_FOR_TRAFFIC if waits else Reason.METRICS_MISSING), report.message
+
+
+def _awaits_first_report(service: LLMService, now: datetime) -> bool:
+    """Return whether the metrics server perhaps does not know the service yet.
+
+    The condition keeps its transition time from its first appearance, which is that of the service
+    or of `spec.autoscaling` and `spec.slo`, until the load is known.
+    """
+    before = service.status.condition(ConditionType.METRICS_AVAILABLE)
+    if before is None:
+        return True
+    is_young = now - datetime.fromisoformat(before.last_transition_time) < FIRST_REPORT_WITHIN
+    return before.reason == Reason.WAITING_FOR_TRAFFIC and is_young
 
 
 def _slo(

@@ -13,6 +13,7 @@ from llmservice_operator.api.status import AutoscalingStatus
 from llmservice_operator.desired import Autoscaler
 from llmservice_operator.desired.provider import ProviderPlan
 from llmservice_operator.load_status import (
+    FIRST_REPORT_WITHIN,
     LoadStatus,
     LoadView,
     build_load_status,
@@ -32,6 +33,17 @@ TWO = Observation(
     has_loaded_model=True,
 )
 AUTOSCALED = {"autoscaling": {"maxReplicas": 8}}
+KNOWN = {
+    "conditions": [
+        {
+            "type": "MetricsAvailable",
+            "status": "True",
+            "reason": "MetricsAvailable",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+    ]
+}
+"""Status of a service whose load was known before."""
 
 
 def view(demand: float | None = 120.0, **report: Any) -> LoadView:
@@ -173,7 +185,7 @@ def test_a_late_replica_that_the_load_does_not_need_is_no_lack_of_capacity() -> 
 def test_an_unknown_load_holds_the_replicas_and_says_why(
     seen: LoadView, reason: Reason | None
 ) -> None:
-    found = status(seen)
+    found = status(seen, before=KNOWN)
     for kind in (ConditionType.AUTOSCALING_ACTIVE, ConditionType.METRICS_AVAILABLE):
         assert condition(found, kind).status == "False"
         assert condition(found, kind).reason is (reason or Reason.METRICS_MISSING)
@@ -181,9 +193,24 @@ def test_an_unknown_load_holds_the_replicas_and_says_why(
 
 
 def test_a_service_without_a_report_has_none_even_if_the_metrics_server_answers() -> None:
-    said = condition(status(LoadView(PLAN, None)), ConditionType.METRICS_AVAILABLE).message
+    found = status(LoadView(PLAN, None), before=KNOWN)
+    said = condition(found, ConditionType.METRICS_AVAILABLE).message
 
     assert "The metrics server has sent no load report of this service lately." in said
+
+
+def test_only_a_service_that_stays_without_a_first_report_lacks_metrics() -> None:
+    started = NOW - FIRST_REPORT_WITHIN
+    for since, reason in (
+        (None, Reason.WAITING_FOR_TRAFFIC),
+        (started + timedelta(seconds=1), Reason.WAITING_FOR_TRAFFIC),
+        (started, Reason.METRICS_MISSING),
+    ):
+        first = {**KNOWN["conditions"][0], "status": "False", "reason": "WaitingForTraffic"}
+        before = {} if since is None else {**first, "lastTransitionTime": since.isoformat()}
+        found = status(LoadView(PLAN, None), before={"conditions": [before]} if before else {})
+        for kind in (ConditionType.AUTOSCALING_ACTIVE, ConditionType.METRICS_AVAILABLE):
+            assert condition(found, kind).reason is reason
 
 
 def test_a_metric_that_the_controller_cannot_read_is_reported_with_its_message() -> None:

@@ -146,6 +146,9 @@ async def test_a_tolerance_that_is_dropped_again_is_sent_and_withdrawn_once_an_h
 ) -> None:
     world.cluster.webhook = drop_the_tolerance
     await world.serve(**by("External"))
+    # The status tells once that no load report comes.
+    world.now += timedelta(hours=1)
+    await world.settle()
     world.cluster.writes.clear()
     for _ in range(2):
         world.now += timedelta(hours=1)

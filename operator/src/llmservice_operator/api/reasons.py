@@ -517,7 +517,8 @@ class Reason(StrEnum):
         "SLOMissed",
         Source.LOAD,
         "The share of requests within the SLO is below the objective.",
-        "Wait for new replicas, raise the limit that AutoscalingActive names, or relax spec.slo.",
+        "With autoscaling, wait for new replicas or raise the limit that AutoscalingActive names; "
+        "without it, raise spec.replicas. Or relax spec.slo.",
     )
 
     source: Source
