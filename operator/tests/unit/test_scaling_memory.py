@@ -19,15 +19,12 @@ from llmservice_operator.scaling.calibration import (
 )
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
-from llmservice_operator.scaling.demand import Price, demand
+from llmservice_operator.scaling.demand import demand
 from llmservice_operator.scaling.hpa import PolicyType
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 from llmservice_operator.scaling.recommend import behavior_for
-from llmservice_operator.scaling.scale_down import (
-    UndoneScaleDowns,
-    scale_down_window,
-    variation_of,
-)
+from llmservice_operator.scaling.load import Price, RecentLoad
+from llmservice_operator.scaling.scale_down import UndoneScaleDowns, scale_down_window
 from llmservice_operator.scaling.signals import STEP_MOMENTS, Counters, StepSums, Tally
 from llmservice_operator.scaling.step_model import StepModelFit
 from operator_support.scaling import TRUTH, Server, Service, service
@@ -143,7 +140,7 @@ def test_replicas_that_usually_wait_for_a_node_are_requested_that_much_earlier()
         ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=50 + i)))
     price = Price(1.0, 0.0, 0.1, 1.0, 1.0, 1.0)
 
-    early, late = (demand(ledger, price, (), 0, 9, 60.0, wait).trend for wait in (75.0, 0.0))
+    early, late = (demand(RecentLoad(ledger, price), (), 0, 9, 60.0, wait).trend for wait in (75.0, 0.0))
 
     assert early == pytest.approx(2 * late)
     assert late > 0
@@ -225,7 +222,7 @@ def test_only_a_load_that_noise_explains_is_steady(
 ) -> None:
     price = Price(0.1, 0.0, 0.1, 1.0, 1.0, 1.0)
 
-    found = variation_of(load_of_minutes(mean), price)
+    found = RecentLoad(load_of_minutes(mean), price).variation
 
     assert found is not None
     assert (found.is_steady, found.is_bursty) == (is_steady, is_bursty)
@@ -234,9 +231,9 @@ def test_only_a_load_that_noise_explains_is_steady(
 def test_the_variation_of_a_load_is_unknown_before_five_minutes_and_of_no_load() -> None:
     price = Price(0.1, 0.0, 0.1, 1.0, 1.0, 1.0)
 
-    assert variation_of(load_of_minutes(lambda at: 8.0, 290), price) is None
-    assert variation_of(load_of_minutes(lambda at: 0.0), price) is None
-    assert variation_of(Ledger(), price) is None
+    assert RecentLoad(load_of_minutes(lambda at: 8.0, 290), price).variation is None
+    assert RecentLoad(load_of_minutes(lambda at: 0.0), price).variation is None
+    assert RecentLoad(Ledger(), price).variation is None
 
 
 def test_an_undone_scale_down_leaves_the_window_of_a_bursty_load() -> None:

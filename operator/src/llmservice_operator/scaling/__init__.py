@@ -13,6 +13,7 @@ misses           the shares of requests that miss the SLO at one request rate
 capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from measured SLO misses
 cold_start       time from the creation of a replica until it is Ready
+load             level, bursts, trend and variation of the load of the last minutes
 demand           the load of a service in percent of one replica
 forecast         ramps of the load that usually come at the present time of day
 scale_down       the window whose highest demand limits scale-down

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cache
 
 from llmservice_operator.api.calibration import UnmetDemand
 from llmservice_operator.scaling.capacity import Capacity, LeastLimits, least_limits
@@ -18,20 +17,13 @@ from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.conditions import EngineLimits, RequestMix, ServiceLevelObjective
 from llmservice_operator.scaling.demand import (
     REACTION_SECONDS,
-    STEADY_SECONDS,
     Demand,
-    Price,
     Queue,
     demand,
-    load_of,
 )
 from llmservice_operator.scaling.forecast import LoadHistory
-from llmservice_operator.scaling.ledger import Ledger
-from llmservice_operator.scaling.scale_down import (
-    UndoneScaleDowns,
-    scale_down_window,
-    variation_of,
-)
+from llmservice_operator.scaling.load import STEADY_SECONDS, Price, RecentLoad
+from llmservice_operator.scaling.scale_down import UndoneScaleDowns, scale_down_window
 from llmservice_operator.scaling.signals import Flow, ReplicaReport, Scrape, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 from llmservice_operator.scaling.tracking import Tracking
@@ -239,7 +231,8 @@ def _assess(
     computed = Capacity.of(usual, state.fit.model, limits, slo, state.computed)
     rate = computed.rate_of(usual, state.fit.model)
     price = price_of(mix, state.fit.model, _computed_share(state), rate * state.factor.value)
-    state, parts, percent = _demand(state, price, scrape, ready, target_percent)
+    likely = RecentLoad(tracking.likely(), price)
+    state, parts, percent = _demand(state, likely, scrape, ready, target_percent)
     minute = tracking.ledger.last(STEADY_SECONDS).done
     present = sum(not it.is_draining for it in scrape.replicas)
     if is_starting:
@@ -265,7 +258,7 @@ def _assess(
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
         )
         factor = factor.corrected(scrape.at, evidence)
-    variation = variation_of(tracking.likely(), price)
+    variation = likely.variation
     bursty = variation is not None and variation.is_bursty
     undone = state.undone.add(
         scrape.at,
@@ -350,7 +343,7 @@ def _fresh_snapshot(state: ScalingState, report: ReplicaReport, now: float) -> S
 
 def _demand(
     state: ScalingState,
-    price: Price,
+    likely_load: RecentLoad,
     scrape: Scrape,
     ready: list[ReplicaReport],
     target_percent: float,
@@ -362,20 +355,17 @@ def _demand(
     cause a scale-up.
     """
     tracking, starts = state.tracking, state.cold_starts
-
-    @cache
-    def mean() -> float:
-        return load_of(tracking.ledger, price) / len(ready)
+    price, ledger = likely_load.price, tracking.ledger
+    load = likely_load if likely_load.ledger is ledger else RecentLoad(ledger, price)
 
     def queue(name: str) -> Queue:
         rates = tracking.rates.get(name)
-        arriving = mean() if rates is None else price.arriving(rates)
+        arriving = load.present / len(ready) if rates is None else price.arriving(rates)
         return Queue(tracking.snapshots[name].waiting, arriving)
 
-    def of(ledger: Ledger, names: list[str]) -> Demand:
+    def of(load: RecentLoad, names: list[str]) -> Demand:
         return demand(
-            ledger,
-            price,
+            load,
             map(queue, names),
             tracking.held.number,
             len(ready),
@@ -383,12 +373,12 @@ def _demand(
             starts.node_wait,
         )
 
-    likely = of(tracking.likely(), [r.name for r in ready if r.name in tracking.snapshots])
+    likely = of(likely_load, [r.name for r in ready if r.name in tracking.snapshots])
     if not tracking.silent and not tracking.unmeasured:
         return replace(state, reported_percent=likely.percent), likely, likely.percent
     missing = {r.name for r in ready if _fresh_snapshot(state, r, scrape.at) is None}
     answering = [r.name for r in ready if r.name not in missing]
-    measured = of(tracking.ledger, answering).percent
+    measured = of(load, answering).percent
     busy = measured + target_percent * len(missing | tracking.unmeasured)
     most = max(target_percent * len(ready), state.reported_percent)
     return state, likely, max(measured, min(max(likely.percent, busy), most))

@@ -7,10 +7,7 @@ much as knowing the future (the ski-rental argument).
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from llmservice_operator.scaling.demand import Price, bins_of
-from llmservice_operator.scaling.ledger import KEPT_SECONDS, Ledger, fit_line
 
 COLD_STARTS = 1.5
 SHORTEST_SECONDS, LONGEST_SECONDS = 90.0, 600.0
@@ -22,14 +19,6 @@ REMEMBERED_SECONDS = 3600.0
 UNDONE_FACTOR = 8.0
 LONGEST_UNDONE_SECONDS = 1800.0
 
-BURSTY_SPREAD = 0.4
-"""Standard deviation of the load around its trend, as a share of the mean, above which the load is
-bursty."""
-NOISE_DEVIATIONS = 3.0
-STEADY_NOISE = 1.5
-"""Multiple of the expected noise up to which a load without a trend is constant."""
-STEADY_TREND = 2.0
-"""Number of standard errors up to which a slope is no trend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,40 +73,3 @@ def scale_down_window(
         return LONGEST_SECONDS
     window = min(max(COLD_STARTS * cold_start_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
     return undone.lengthened(window)
-
-
-class Variation(NamedTuple):
-    """How the load of the last ten minutes varied."""
-
-    spread: float
-    """Standard deviation around the trend, as a share of the mean."""
-    noise: float
-    """The same of a constant load, whose requests arrive independently of each other."""
-    has_trend: bool
-
-    @property
-    def is_bursty(self) -> bool:
-        """Whether the load varied by more than trend and noise explain."""
-        return self.spread > max(BURSTY_SPREAD, NOISE_DEVIATIONS * self.noise)
-
-    @property
-    def is_steady(self) -> bool:
-        """Whether noise alone explains how the load varied."""
-        return not self.has_trend and self.spread <= STEADY_NOISE * self.noise
-
-
-def variation_of(ledger: Ledger, price: Price) -> Variation | None:
-    """Return how the load varied. None if less than five minutes of it are known, or it is zero."""
-    if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
-        return None
-    bins = bins_of(ledger, price)
-    mean = sum(each.load for each in bins) / len(bins)
-    arrivals = sum(each.arrivals for each in bins) / len(bins)
-    if mean <= 0 or arrivals <= 0:
-        return None
-    line = fit_line([(each.at, each.load) for each in bins])
-    return Variation(
-        math.sqrt(line.squared_residuals / len(bins)) / mean,
-        price.spread / math.sqrt(arrivals),
-        abs(line.slope) > STEADY_TREND * line.slope_error,
-    )
