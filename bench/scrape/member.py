@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from aiohttp import web
 
 from llmservice_operator.engine_metrics import EngineMetrics, UsageReport
+from llmservice_operator.garbage import collect_rarely
 from llmservice_operator.kinds import LLMSERVICES, PODS
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.peers import PeerClient, Peers
@@ -130,5 +131,6 @@ def _update(state: State, fleet: Fleet, engines: Engines) -> None:
 
 
 if __name__ == "__main__":
+    collect_rarely()
     with suppress(KeyboardInterrupt):
         asyncio.run(run(Plan(**json.loads(sys.argv[1]))))

@@ -18,6 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from llmservice_operator import names
+from llmservice_operator.api.load_report import LOAD_REPORT
 from llmservice_operator.metrics_server.peers import PeerClient
 from llmservice_operator.metrics_server.process import PERIOD_SECONDS
 from llmservice_operator.sharding import Ring
@@ -82,7 +83,7 @@ async def _follow(client: PeerClient, me: str, template: dict[str, object]) -> N
         found = await client.reports(me, known_until, [me])
         known = [it for it in (found or {}).values() if it.demand_percent is not None]
         if known and not template:
-            template |= known[0].model_dump(by_alias=True, mode="json")
+            template |= LOAD_REPORT.dump_python(known[0], by_alias=True, mode="json")
         known_until = max((it.at for it in (found or {}).values()), default=known_until)
         await asyncio.sleep(0.5)
 

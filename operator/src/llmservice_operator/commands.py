@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from llmservice_operator.api.crd import render_crd
 from llmservice_operator.errors import OperatorError
 from llmservice_operator.file_commands import FILE_COMMANDS, add_file_commands, run_file_command
+from llmservice_operator.garbage import collect_rarely
 from llmservice_operator.names import ROUTER_COMMAND
 from llmservice_operator.reference import PAGES
 from llmservice_operator.rights import render_chart_rules
@@ -39,10 +39,7 @@ def run(arguments: Sequence[str]) -> int:
                 # the other commands do not need them.
                 from llmservice_operator.process import Process
 
-                # A full garbage collection starts when the number of objects has grown by a
-                # quarter. The objects of the modules are never freed. Freezing them excludes them
-                # from that number and from the collection.
-                gc.freeze()
+                collect_rarely()
                 return asyncio.run(Process(settings).run())
             case "metrics-server":
                 configure_logging(settings.log_level)
@@ -64,6 +61,7 @@ async def run_metrics_server(settings: OperatorSettings) -> int:
     # memory, and the running operator does not need them.
     from llmservice_operator.metrics_server import MetricsServer
 
+    collect_rarely()
     return await MetricsServer(settings).run()
 
 

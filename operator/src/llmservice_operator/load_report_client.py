@@ -17,7 +17,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from llmservice_operator import names
-from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.load_report import LOAD_REPORT, LoadReport
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class LoadReportClient:
         if found is None:
             return None
         try:
-            return LoadReport.model_validate(found)
+            return LOAD_REPORT.validate_python(found)
         except ValidationError as error:
             logger.warning("the load report of %s makes no sense: %s", key, error)
             return None

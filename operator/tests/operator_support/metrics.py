@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmservice_operator import names
-from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.load_report import LOAD_REPORT, LoadReport
 from llmservice_operator.kinds import PODS
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS
 from operator_support.processes import Api, OperatorProcess, free_port
@@ -156,4 +156,4 @@ class MetricsServerProcess(OperatorProcess):
 
     def report(self, namespace: str, name: str) -> LoadReport | None:
         status, text = self.get(f"/v1/scaling/{namespace}/{name}", self.scaling_port)
-        return LoadReport.model_validate_json(text) if status == 200 else None
+        return LOAD_REPORT.validate_json(text) if status == 200 else None

@@ -3,18 +3,17 @@
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic, sleep, time
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.load_report import LOAD_REPORT, LOAD_REPORTS, LoadReport
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.names import LOAD_REPORTS_PATH, WAKES_PATH
 
-_ONE = TypeAdapter(LoadReport)
-_REPORTS = TypeAdapter(dict[str, LoadReport])
 _WAKES = TypeAdapter(dict[str, Wake])
 LONGEST_WAIT_SECONDS = 5.0
 """Longest time in seconds for which the operator waits for a service that must be woken."""
@@ -51,7 +50,7 @@ class ReportSource:
 
 
 def _fresh(reports: Mapping[str, LoadReport]) -> dict[str, LoadReport]:
-    return {key: it.model_copy(update={"at": time()}) for key, it in dict(reports).items()}
+    return {key: replace(it, at=time()) for key, it in dict(reports).items()}
 
 
 @contextmanager
@@ -65,12 +64,12 @@ def report_source() -> Iterator[ReportSource]:
                 self._answer(_WAKES.dump_json(dict(source.wakes), by_alias=True))
             elif self.path == LOAD_REPORTS_PATH:
                 # The operator reads all reports.
-                self._answer(_REPORTS.dump_json(_fresh(source.reports), by_alias=True))
+                self._answer(LOAD_REPORTS.dump_json(_fresh(source.reports), by_alias=True))
             else:
                 # KEDA reads the report of one service.
                 key = self.path.removeprefix(f"{LOAD_REPORTS_PATH}/")
                 found = _fresh(source.reports).get(key)
-                self._answer(None if found is None else _ONE.dump_json(found, by_alias=True))
+                self._answer(None if found is None else LOAD_REPORT.dump_json(found, by_alias=True))
 
         def _answer(self, body: bytes | None) -> None:
             self.send_response(503 if body is None else 200)

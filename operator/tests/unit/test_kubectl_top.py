@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from llmservice_operator.api.load_report import LOAD_REPORT
 from llmservice_operator.kubectl_plugin.forwards import Forwards
 from llmservice_operator.kubectl_plugin.kubectl import Kubectl, KubectlFailed
 from llmservice_operator.kubectl_plugin.pod_reports import PodReports, RouterCounts
@@ -110,7 +111,8 @@ async def ports() -> AsyncIterator[Ports]:
 
     async def loads(request: web.Request) -> web.Response:
         assert request.headers["Authorization"] == "Bearer token-1"
-        return web.json_response(text=report.model_dump_json(by_alias=True))
+        body = LOAD_REPORT.dump_json(report, by_alias=True)
+        return web.Response(body=body, content_type="application/json")
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)

@@ -1,5 +1,6 @@
 """Tests the part of the load reports from which the operator ends and wakes idle services."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ async def test_a_service_without_replicas_is_not_assessed_until_it_has_one(world
     resting = fleet.reports[KEY]
     await world.run(3600, 0, fleet)
     report = fleet.reports[KEY]
-    assert report == resting.model_copy(update={"at": report.at, "idle_seconds": None})
+    assert report == replace(resting, at=report.at, idle_seconds=None)
     assert not report.is_stale(world.pods.now)
     await world.run(TICK, 0, fleet)
     assert fleet.reports[KEY] is report, "a report that says the same is not built again"

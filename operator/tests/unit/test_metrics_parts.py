@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.calibration import Calibration, UnmetDemand
-from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
+from llmservice_operator.api.load_report import LOAD_REPORT, LOAD_REPORTS, LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.external_api import is_ours
@@ -112,7 +112,7 @@ def test_every_metric_names_its_total_in_the_report(
 
     assert known.total(metric) == total
     assert metric.json_field == field
-    assert known.model_dump(by_alias=True)[field] == total
+    assert LOAD_REPORT.dump_python(known, by_alias=True)[field] == total
 
 
 class Written:
@@ -325,3 +325,17 @@ async def test_the_json_port_returns_one_report_or_all_of_them() -> None:
         for at in (known.at, known.at + 5):
             async with session.get(server.make_url(f"/v1/scaling?at={at}")) as answer:
                 assert (await answer.json())["ml/qwen"]["demandPercent"] == 170.0
+
+
+@pytest.mark.parametrize("number", [0, 1, 100, 101, 250])
+async def test_the_answer_contains_every_report_once(number: int) -> None:
+    known = {("ml", f"qwen-{each}"): report(at=float(each)) for each in range(number)}
+    async with (
+        TestServer(create_report_app(OneReport(known))) as server,
+        aiohttp.ClientSession() as session,
+        session.get(server.make_url("/v1/scaling")) as answer,
+    ):
+        found = LOAD_REPORTS.validate_json(await answer.read())
+
+    assert answer.content_type == "application/json"
+    assert found == {f"{namespace}/{name}": it for (namespace, name), it in known.items()}

@@ -4,7 +4,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
+from llmservice_operator.api.load_report import LOAD_REPORT, LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cache
 from llmservice_operator.errors import Forbidden
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS, SERVICES
@@ -118,7 +118,7 @@ async def test_a_download_is_reported_with_few_writes_and_without_numbers_if_non
             downloaded_bytes=done * 10**9,
             total_bytes=100 * 10**9,
         )
-        text = a_report(replica).model_dump_json(by_alias=True)
+        text = LOAD_REPORT.dump_json(a_report(replica), by_alias=True).decode()
         return web.json_response(text=f'{{"team/llama": {text}}}')
 
     app = web.Application()

@@ -22,8 +22,8 @@ from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.demand import demand
 from llmservice_operator.scaling.hpa import PolicyType
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
-from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.load import Price, RecentLoad
+from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.scale_down import UndoneScaleDowns, scale_down_window
 from llmservice_operator.scaling.signals import STEP_MOMENTS, Counters, StepSums, Tally
 from llmservice_operator.scaling.step_model import StepModelFit
@@ -140,7 +140,9 @@ def test_replicas_that_usually_wait_for_a_node_are_requested_that_much_earlier()
         ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=50 + i)))
     price = Price(1.0, 0.0, 0.1, 1.0, 1.0, 1.0)
 
-    early, late = (demand(RecentLoad(ledger, price), (), 0, 9, 60.0, wait).trend for wait in (75.0, 0.0))
+    early, late = (
+        demand(RecentLoad(ledger, price), (), 0, 9, 60.0, wait).trend for wait in (75.0, 0.0)
+    )
 
     assert early == pytest.approx(2 * late)
     assert late > 0

@@ -10,18 +10,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.alias_generators import to_camel
+from pydantic.dataclasses import dataclass
 
 from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.calibration import Calibration
-from llmservice_operator.api.fields import Fields
 
 STALE_SECONDS: Final = 60.0
 """Age in seconds above which a report is outdated. The metrics server has then stopped
 measuring."""
 
 
-class ReplicaAdapter(Fields):
+_CONFIG: Final = ConfigDict(
+    alias_generator=to_camel, populate_by_name=True, extra="ignore", allow_inf_nan=False
+)
+"""The form of the JSON. A metrics server keeps a report of every service, and a dataclass with
+slots takes a third of the memory of a BaseModel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class ReplicaAdapter:
     """A LoRA adapter on a replica."""
 
     name: str
@@ -33,10 +42,9 @@ class ReplicaAdapter(Fields):
     """Cause of the last failure as a sentence; empty if there is none."""
 
 
-class ReplicaLoad(Fields):
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class ReplicaLoad:
     """One replica of the service, Ready or not."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     pod: str
     """Name of the pod that serves the replica's requests."""
@@ -71,7 +79,8 @@ class ReplicaLoad(Fields):
     sustains within the SLO."""
 
 
-class ExternalMetrics(Fields):
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class ExternalMetrics:
     """Owner of external.metrics.k8s.io in this cluster, as the metrics server sees it."""
 
     is_served: bool
@@ -84,10 +93,9 @@ class ExternalMetrics(Fields):
     """Sentences for the user about the state of the APIService."""
 
 
-class LoadReport(Fields):
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class LoadReport:
     """The load of one LLMService as of the last scrape."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     at: float
     """Time of the report, in seconds since 1970."""
@@ -178,3 +186,8 @@ class LoadReport(Fields):
         """
         found: float | None = getattr(self, metric.report_field)
         return found
+
+
+LOAD_REPORT: Final = TypeAdapter(LoadReport)
+LOAD_REPORTS: Final = TypeAdapter(dict[str, LoadReport])
+"""Reports by NAMESPACE/NAME."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.load_report import LOAD_REPORT, LoadReport
 from llmservice_operator.engine_metrics import EngineMetrics, NoReport
 from llmservice_operator.kubectl_plugin.forwards import Forwards
 from llmservice_operator.scaling.signals import Snapshot
@@ -95,7 +95,7 @@ class PodReports:
             text = await self._get(server["metadata"]["name"], path, headers)
             if text is not None:
                 with suppress(ValidationError):
-                    return LoadReport.model_validate_json(text)
+                    return LOAD_REPORT.validate_json(text)
         return None
 
     async def _get(

@@ -279,7 +279,7 @@ class Fleet:
             return
         external_metrics = self._external_metrics()
         if report.external_metrics != external_metrics:
-            report = report.model_copy(update={"external_metrics": external_metrics})
+            report = replace(report, external_metrics=external_metrics)
         self.reports[key] = report
 
     def _repeated_at_rest(
@@ -307,9 +307,7 @@ class Fleet:
         is_current = last.idle_seconds is None and last.external_metrics == external_metrics
         if is_current and at - last.at < REST_SECONDS:
             return last
-        return last.model_copy(
-            update={"at": at, "idle_seconds": None, "external_metrics": external_metrics}
-        )
+        return replace(last, at=at, idle_seconds=None, external_metrics=external_metrics)
 
     def _assess(
         self,
@@ -344,7 +342,7 @@ class Fleet:
             service.state, assessment = aim.assess(service.state, scrape)
         else:
             service.state, assessment = _assess_as_follower(service.state, learned, scrape, aim)
-        service.learned = calibration_of(service.state)
+        service.learned = calibration_of(service.state) if learned is None else None
         service.is_known = assessment.missing != Missing.STARTING
         service.latencies = service.latencies.add(
             at,

@@ -13,7 +13,7 @@ import aiohttp
 from pydantic import TypeAdapter
 
 from llmservice_operator import names
-from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.load_report import LOAD_REPORTS, LoadReport
 from llmservice_operator.api.wake import Wake
 from llmservice_operator.cluster import Key
 from llmservice_operator.sharding import Shares
@@ -32,8 +32,6 @@ SEARCH_SECONDS: Final = 1.0
 SHORTEST_ROUND_SECONDS: Final = 0.001
 LONGEST_ANSWER_BYTES: Final = 64 * 2**20
 
-REPORTS: Final = TypeAdapter(dict[str, LoadReport])
-"""Reports by NAMESPACE/NAME."""
 WAKES: Final = TypeAdapter(dict[str, Wake])
 
 AskReports = Callable[[str, float, Collection[str]], Awaitable[Mapping[Key, LoadReport] | None]]
@@ -148,7 +146,7 @@ class PeerClient:
             ("wait", f"{WAIT_SECONDS:g}"),
             *(("learner", each) for each in sorted(learners)),
         ]
-        return await self._read(member, names.LOAD_REPORTS_PATH, query, WAIT_SECONDS, REPORTS)
+        return await self._read(member, names.LOAD_REPORTS_PATH, query, WAIT_SECONDS, LOAD_REPORTS)
 
     async def wakes(self, member: str) -> Mapping[Key, Wake] | None:
         """Return the services that must be woken; see AskWakes."""

@@ -55,7 +55,8 @@ def build_report(
     """Return the report; `answers` contains the newest answer of each replica."""
     serving = [it for it in replicas if it.serves]
     parts = assessment.parts
-    backlog = parts and parts.backlog * max(SHORTEST_DRAIN_SECONDS, assessment.cold_start_seconds)
+    drain_seconds = max(SHORTEST_DRAIN_SECONDS, assessment.cold_start_seconds)
+    backlog = None if parts is None else parts.backlog * drain_seconds
     attainment = assessment.attainment
     total = _Totals(at, serving, answers)
     return LoadReport(

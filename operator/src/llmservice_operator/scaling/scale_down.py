@@ -8,7 +8,6 @@ much as knowing the future (the ski-rental argument).
 import math
 from dataclasses import dataclass
 
-
 COLD_STARTS = 1.5
 SHORTEST_SECONDS, LONGEST_SECONDS = 90.0, 600.0
 
@@ -18,7 +17,6 @@ REMEMBERED_SECONDS = 3600.0
 """Time in seconds for which an undone scale-down lengthens the window."""
 UNDONE_FACTOR = 8.0
 LONGEST_UNDONE_SECONDS = 1800.0
-
 
 
 @dataclass(frozen=True, slots=True)
