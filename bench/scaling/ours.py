@@ -17,8 +17,9 @@ from llmservice_operator.scaling.calibration import (
     shortest_period,
 )
 from llmservice_operator.scaling.forecast import LoadHistory
-from llmservice_operator.scaling.hpa import Behavior, HpaSpec, HpaState, decide
+from llmservice_operator.scaling.hpa import HpaSpec, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
+from llmservice_operator.scaling.scale_down import window_to_write
 from llmservice_operator.scaling.signals import (
     HoldCounters,
     ReplicaReport,
@@ -33,8 +34,6 @@ from scaling.simulation import Pod, Simulation
 
 SCRAPE_SECONDS = 5
 SYNC_SECONDS = 15
-PATCH_SECONDS = 300.0
-"""Least time in seconds between two changes of the HPA's behavior by the operator."""
 
 
 @dataclass
@@ -46,8 +45,10 @@ class Ours:
     """Load of the weeks before."""
     state: ScalingState | None = None
     hpa: HpaState = field(default_factory=HpaState)
-    behavior: Behavior | None = None
-    patched_at: float = 0.0
+    window_seconds: float = math.inf
+    """Scale-down window of the HPA."""
+    written_at: float = 0.0
+    """Time at which the operator wrote the window."""
     assessment: Assessment | None = None
     stored: Calibration | None = None
     """Calibration in the status of the service."""
@@ -110,14 +111,15 @@ class Ours:
 
     def _sync(self, view: Simulation, seen: Assessment) -> int:
         maximum = view.workload.max_replicas
-        behavior = behavior_for(maximum, seen.scale_down_window_seconds)
-        if self.behavior is None or view.now >= self.patched_at + PATCH_SECONDS:
-            if self.behavior != behavior:
-                self.patched_at = view.now
-            self.behavior = behavior
+        learned = seen.scale_down_window_seconds
+        if not math.isfinite(self.window_seconds):
+            self.window_seconds, self.written_at = learned, view.now
+        window = window_to_write(self.window_seconds, learned, view.now - self.written_at)
+        if window != self.window_seconds:
+            self.window_seconds, self.written_at = window, view.now
         decision = decide(
             self.hpa,
-            HpaSpec(self.behavior, 1, maximum, TARGET_PERCENT),
+            HpaSpec(behavior_for(maximum, self.window_seconds), 1, maximum, TARGET_PERCENT),
             view.desired,
             seen.demand_percent,
             view.now,

@@ -1,5 +1,8 @@
 """Tests the mean request: outliers, and answers that have not finished yet."""
 
+import math
+import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,7 +17,7 @@ from llmservice_operator.scaling.conditions import (
 )
 from llmservice_operator.scaling.lengths import RARE, Lengths
 from llmservice_operator.scaling.signals import Counters
-from llmservice_operator.scaling.traffic import TrafficMemory
+from llmservice_operator.scaling.traffic import FEWEST_REQUESTS, TrafficMemory
 from operator_support.scaling import TRUTH, bucket_of, step_sums
 
 LIMITS = EngineLimits(256, 420_000, 1024)
@@ -111,8 +114,42 @@ def mean_answer(seen: Counters) -> float:
     return mix.answers.mean
 
 
-def test_the_first_answers_to_finish_are_not_taken_for_the_mean_answer() -> None:
-    assert mean_answer(begun(20, 180, 1500)) == pytest.approx((20 * 300 + 180 * 3000) / 200)
+def young(lengths: Callable[[random.Random], float], seconds: float) -> Counters:
+    """Return the counters of a service whose first request came `seconds` ago, at 2 requests/s and
+    40 tokens/s for each answer.
+    """
+    rng = random.Random(7)
+    answers = [(40 * (seconds - each / 2), lengths(rng)) for each in range(int(2 * seconds))]
+    done = [length for possible, length in answers if length <= possible]
+    histogram = [0.0] * LENGTH_BUCKETS
+    for length in done:
+        histogram[bucket_of(int(length))] += 1
+    return replace(
+        begun(len(done), len(answers) - len(done), 0),
+        generated_tokens=sum(min(each) for each in answers),
+        answer_lengths=tuple(histogram),
+        answer_tokens=sum(done),
+    )
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        lambda rng: 6000.0,
+        lambda rng: rng.uniform(3000, 9000),
+        lambda rng: rng.lognormvariate(math.log(6000) - 0.32, 0.8),
+        lambda rng: rng.expovariate(1 / 6000),
+    ],
+    ids=["equal", "uniform", "lognormal", "exponential"],
+)
+@pytest.mark.parametrize("seconds", [60, 90, 120, 155, 180, 240, 300, 450])
+def test_the_first_answers_to_finish_are_not_taken_for_the_mean_answer(
+    lengths: Callable[[random.Random], float], seconds: float
+) -> None:
+    seen = young(lengths, seconds)
+
+    if seen.finished >= FEWEST_REQUESTS:
+        assert 0.45 * 6000 < mean_answer(seen) < 1.3 * 6000
 
 
 def test_answers_that_have_just_begun_do_not_lower_the_mean() -> None:

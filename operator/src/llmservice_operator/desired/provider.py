@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
@@ -23,12 +22,8 @@ from llmservice_operator.desired.autoscaler import (
     keeps_tolerance,
 )
 from llmservice_operator.desired.schedule import Floor
+from llmservice_operator.scaling.scale_down import window_to_write
 from llmservice_operator.settings import OperatorSettings
-
-SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
-WORTH_A_NEW_WINDOW: Final = 0.1
-"""Fraction by which a new scale-down window must differ from the present one. A window is also kept
-for at least SHORTEST_WINDOW_PERIOD_SECONDS. Both limits keep the number of writes low."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +163,7 @@ def _provider_before(service: LLMService) -> ScalingProvider | None:
 
 
 def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datetime) -> int:
-    """Return the scale-down window in seconds. It ignores small and rapid changes of the learned
-    window.
-    """
+    """Return the scale-down window in seconds, which follows the learned window."""
     present = None
     if live is not None:
         present = behavior_of(live).get("scaleDown", {}).get("stabilizationWindowSeconds")
@@ -180,9 +173,8 @@ def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datet
     if report is None or report.demand_percent is None:
         # An unknown load may be bursty, so the present window stays.
         return int(present)
-    is_alike = abs(learned - present) <= WORTH_A_NEW_WINDOW * present
-    is_young = (now - _written_at(live, now)).total_seconds() < SHORTEST_WINDOW_PERIOD_SECONDS
-    return int(present) if is_alike or is_young else learned
+    age = (now - _written_at(live, now)).total_seconds()
+    return round(window_to_write(present, learned, age))
 
 
 def _written_at(live: Manifest, now: datetime) -> datetime:

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 COLD_STARTS = 1.5
 SHORTEST_SECONDS, LONGEST_SECONDS = 90.0, 600.0
 
+WORTH_WRITING = 0.1
+"""Relative change of the window above which the new one is written."""
+SHORTER_AFTER_SECONDS = 300.0
+"""Time in seconds for which a window stays before a shorter one is written."""
+
 UNDONE_SECONDS = 900.0
 """Time in seconds after a scale-down within which a scale-up undoes it."""
 REMEMBERED_SECONDS = 3600.0
@@ -71,3 +76,14 @@ def scale_down_window(
         return LONGEST_SECONDS
     window = min(max(COLD_STARTS * cold_start_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
     return undone.lengthened(window)
+
+
+def window_to_write(present: float, learned: float, age_seconds: float) -> float:
+    """Return the window of an HPA whose `present` window was written `age_seconds` ago.
+
+    Few changes are written, to keep the load on the API server low. But a longer window is written
+    at once, because it is to keep replicas that the present one removes within the next minutes.
+    """
+    if abs(learned - present) <= WORTH_WRITING * present:
+        return present
+    return learned if learned > present or age_seconds >= SHORTER_AFTER_SECONDS else present

@@ -14,6 +14,10 @@ finishes."""
 FEWEST_REQUESTS = 10
 """Minimum number of prompts, and of finished answers, from which a mix is computed."""
 
+MOST_REST = 4.0
+"""Greatest rest of the answers in progress, as a multiple of their progress. Less is known about
+the rest of answers that have hardly begun."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficMemory:
@@ -43,10 +47,10 @@ class TrafficMemory:
     def _unfinished_factor(self) -> float:
         """Ratio of the mean answer to the mean of those that have finished, at least 1.
 
-        Short answers finish first, so the first ones say little about the mean. At a random moment,
-        an answer in progress is half complete on average. When a quarter of the answers have
-        finished, this begins to fade, and it ends at a half: from then on, an answer that has not
-        finished was probably aborted by its client, so only its generated tokens count.
+        Short answers finish first, so the first ones say little about the mean. The rest of the
+        answers in progress is estimated. When a quarter of the answers have finished, this begins
+        to fade, and it ends at a half: from then on, an answer that has not finished was probably
+        aborted by its client, so only its generated tokens count.
         """
         seen = self.counters
         processed = seen.prompt_tokens_computed + seen.prompt_tokens_cached
@@ -56,8 +60,17 @@ class TrafficMemory:
         if begun <= 0:
             return 1.0
         finished = sum(seen.answer_lengths)
-        in_progress = min(max(2 - 4 * finished / begun, 0.0), 1.0)
-        missing = in_progress * (seen.generated_tokens - seen.answer_tokens)
+        in_progress = begun - finished
+        generated = seen.generated_tokens - seen.answer_tokens
+        counted = min(max(2 - 4 * finished / begun, 0.0), 1.0)
+        missing = 0.0
+        if counted > 0 and generated > 0:
+            rest = _mean_rest(
+                generated / in_progress,
+                seen.answer_tokens / finished,
+                seen.generated_tokens / finished,
+            )
+            missing = counted * in_progress * rest
         expected = (seen.generated_tokens + missing) / begun
         return max(expected / (seen.answer_tokens / finished), 1.0)
 
@@ -81,3 +94,17 @@ class TrafficMemory:
         # Speculative decoding may be off for large batches, but no step gives less than one token.
         per_step = max(1.0, seen.decoded_tokens / steps.sequences) if steps.sequences > 0 else 1.0
         return RequestMix(prompts.split().times(self.computed_share), answers, held, per_step)
+
+
+def _mean_rest(progress: float, finished: float, tokens_per_end: float) -> float:
+    """Return the mean number of tokens that the answers in progress still get.
+
+    Their mean `progress` is half of what the first ones have by now. If all answers are alike, none
+    finishes before it has that much, and the rest is as long as the progress. If an answer ends
+    with the same probability at each token, the answers that have `finished` are a third as long as
+    the first ones on average, and the rest is the number of generated `tokens_per_end`. In between,
+    the mean length of the finished ones says which is nearer.
+    """
+    likeness = min(max((finished / (2 * progress) - 1 / 3) * 1.5, 0.0), 1.0)
+    longest = min(max(tokens_per_end, progress), MOST_REST * progress)
+    return float(progress**likeness * longest ** (1 - likeness))
