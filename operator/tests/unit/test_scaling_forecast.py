@@ -91,6 +91,31 @@ def test_a_ramp_that_begins_some_minutes_earlier_or_later_each_day_is_foreseen()
     assert foreseen(watched(late, 15), MONDAY + 15 * DAY + 8 * HOUR + 600) > 800
 
 
+def test_a_ramp_that_came_early_on_some_days_is_foreseen_ten_minutes_earlier() -> None:
+    def early(at: float) -> float:
+        return weekdays(at + 300 if math.floor(at / DAY) % 7 in (5, 6) else at)
+
+    before = MONDAY + 15 * DAY + 7 * HOUR + 3000
+
+    assert foreseen(watched(weekdays, 15), before - LEAD) == 0
+    assert foreseen(watched(early, 15), before - LEAD - 10) == 0
+    assert 800 < foreseen(watched(early, 15), before - LEAD) <= 990
+    assert 800 < foreseen(watched(early, 15), before + 300) <= 990
+
+
+def test_a_ramp_that_came_again_by_chance_is_not_foreseen() -> None:
+    def at_random(at: float) -> float:
+        hours = at % DAY / HOUR
+        # Three ramps a day, of which only the one at eight o'clock comes on both Mondays.
+        begins = (2, 8, 15) if at < MONDAY + 7 * DAY else (5, 8, 20)
+        return 900.0 if any(hour <= hours < hour + 1 for hour in begins) else 100.0
+
+    def on_mondays(at: float) -> float:
+        return at_random(at) if math.floor(at / DAY) % 7 == 4 else 100.0
+
+    assert foreseen(watched(on_mondays, 14), MONDAY + 14 * DAY + 8 * HOUR) == 0
+
+
 @pytest.mark.parametrize("spread", [0.1, 0.5, 0.9])
 def test_a_load_without_repetition_has_no_forecast(spread: float) -> None:
     rng = random.Random(2)

@@ -2,7 +2,7 @@
 
 The history contains the highest load of every ten minutes of the last two weeks. A ramp is foreseen
 if it came at this time on most of the last seven days and a week ago, or a week ago and two weeks
-ago. A load without such a repetition has no forecast.
+ago, as most other ramps of that day did. A load without such a repetition has no forecast.
 """
 
 import math
@@ -17,6 +17,10 @@ SLOTS_OF_WEEK = 7 * SLOTS_OF_DAY
 
 MOST_DAYS = 5
 """Number of the last seven days on which a daily ramp must have come."""
+
+SOME_DAYS = 2
+"""Number of the last seven days on which a ramp must have come a slot earlier than usual, so that
+replicas are started a slot earlier."""
 
 RISE = 0.4
 """Doublings by which the load rises in a ramp, at least: by a third."""
@@ -88,11 +92,40 @@ class LoadHistory:
 
     def _usual(self, slot: int, least_percent: float, rise: float) -> float:
         """Return the height that the ramp at this time of day usually reaches."""
-        days = [self._ramp(slot - day * SLOTS_OF_DAY, least_percent, rise) for day in range(1, 8)]
-        week_ago = days[-1]
-        daily = sorted(days, reverse=True)[MOST_DAYS - 1]
-        weekly = self._ramp(slot - 2 * SLOTS_OF_WEEK, least_percent, rise)
-        return min(week_ago, max(daily, weekly))
+        usual = self._usual_in(slot, least_percent, rise)
+        # The time of a ramp varies by minutes, also across the end of a slot.
+        late = self._usual_in(slot + 1, least_percent, rise)
+        early = self._on_days(slot, least_percent, rise)[SOME_DAYS - 1] if late > 0 else 0.0
+        return max(usual, min(late, early))
+
+    def _usual_in(self, slot: int, least_percent: float, rise: float) -> float:
+        """Return the height of the ramp that usually comes in this very slot."""
+        week_ago = self._ramp(slot - SLOTS_OF_WEEK, least_percent, rise)
+        if week_ago == 0:
+            return 0.0
+        height = self._on_days(slot, least_percent, rise)[MOST_DAYS - 1]
+        if self._is_weekly(slot, least_percent, rise):
+            height = max(height, self._ramp(slot - 2 * SLOTS_OF_WEEK, least_percent, rise))
+        return min(week_ago, height)
+
+    def _on_days(self, slot: int, least_percent: float, rise: float) -> list[float]:
+        """Return the heights of the ramps at this time of the last seven days, greatest first."""
+        days = (self._ramp(slot - day * SLOTS_OF_DAY, least_percent, rise) for day in range(1, 8))
+        return sorted(days, reverse=True)
+
+    def _is_weekly(self, slot: int, least_percent: float, rise: float) -> bool:
+        """Return whether most ramps of the day a week ago also came two weeks ago.
+
+        Of ramps at random times, one alone often has a counterpart.
+        """
+        half = SLOTS_OF_DAY // 2
+        ramps = [
+            each
+            for each in range(slot - half, slot + half)
+            if self._ramp(each - SLOTS_OF_WEEK, least_percent, rise) > 0
+        ]
+        again = [it for it in ramps if self._ramp(it - 2 * SLOTS_OF_WEEK, least_percent, rise) > 0]
+        return 2 * len(again) > len(ramps)
 
     def _ramp(self, slot: int, least_percent: float, rise: float) -> float:
         """Return the load at the end of a ramp in this slot. 0 without a ramp."""
