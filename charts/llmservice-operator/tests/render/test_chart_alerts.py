@@ -16,6 +16,10 @@ from shared_support.metric_table import names_in
 
 CASES = cases()
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
+OF_ONE_NAMESPACE_OR_OF_ALL = (
+    r" -n (NAMESPACE|llmservice-system) | --all-namespaces| (nodes|apiservice|cordon|\w+webhook)"
+)
+"""What a command of a runbook contains, so that it finds its objects."""
 
 
 @cache
@@ -121,6 +125,16 @@ def test_a_runbook_says_what_to_look_at_and_what_to_do(name: str) -> None:
     text = (RUNBOOKS / f"{name}.md").read_text()
     assert text.startswith(f"# {name}\n")
     assert re.findall("^## (.*)$", text, re.M) == ["Symptom", "Look", "Do"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_commands_of_a_runbook_can_be_typed(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text()
+    commands = re.findall(r"kubectl [^`\n|]+", text)
+    assert [it for it in commands if not re.search(OF_ONE_NAMESPACE_OR_OF_ALL, it)] == []
+    # The alert names the pod, or an earlier command or query lists the pods.
+    before, used, _ = text.partition(" POD")
+    assert not used or "pod" in CASES[name]["labels"] or re.search("get pods|by \\(pod", before)
 
 
 def test_the_link_of_an_alert_begins_with_the_value_for_it() -> None:
