@@ -120,6 +120,9 @@ class Reconciler:
         """For each namespace, the last logged list of several releases that serve it."""
         self._pod_events = PodEvents(cluster, now)
         self._statuses = StatusWriter(cluster, cache, self._guard, on_problem)
+        self._settled: dict[Key, tuple[Manifest, Manifest]] = {}
+        """Services without replicas whose last pass changed nothing, each with its manifest and its
+        workload at that time."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Run one pass over a service; return the seconds until the next pass.
@@ -137,6 +140,7 @@ class Reconciler:
             self._children.forget(key)
             self._router_rollouts.forget(key)
             self._releases.forget(key)
+            self._settled.pop(key, None)
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
@@ -184,8 +188,12 @@ class Reconciler:
         report = self._read_report(service) if is_watched else None
         wake = self._read_wake(service.namespace, service.name)
         plan, decision = self._scaler.plan(service, report, wake), None
-        outcome, pin, wanted_pods = Outcome(), None, None
         key = service.namespace, service.name
+        settled_body, settled_workload = self._settled.pop(key, (None, None))
+        is_settled = body is settled_body and live is settled_workload
+        if is_settled and plan.idle_replicas and await self._start_at_once(service, plan, report):
+            return 0.0
+        outcome, pin, wanted_pods = Outcome(), None, None
         has_reports = self._settings.metrics_server_url is not None
         adapters = see_adapters(
             service,
@@ -283,6 +291,8 @@ class Reconciler:
             # event. The cache has stored the response, so the events of these changes start no
             # pass. Another pass is therefore due now.
             return 0.0
+        if plan.idle_replicas == 0 and live is not None and _is_settled(outcome, failure):
+            self._settled[key] = body, live
         waits = (
             update.requeue_after_seconds,
             router.requeue_after_seconds,
@@ -297,6 +307,17 @@ class Reconciler:
             None if failure is None else _retry_seconds(outcome.refusals),
         )
         return min((each for each in waits if each is not None), default=None)
+
+    async def _start_at_once(
+        self, service: LLMService, plan: ProviderPlan, report: LoadReport | None
+    ) -> bool:
+        """Set the first replicas of a service whose children need no change; return whether they
+        were set.
+        """
+        try:
+            return (await self._scaler.scale(service, plan, report))[0]
+        except OperatorError:
+            return False  # the rest of the pass repeats it, and reports the error
 
     def _choose_releases(self, key: Key, listed: tuple[str, ...]) -> tuple[str, ...]:
         """Return the releases that the status must list. If there are several, log this once per
@@ -401,6 +422,11 @@ def _raise_to_retry(outcome: Outcome) -> None:
                 retry_after_seconds=asked,
                 requests=outcome.refused_requests,
             ) from refusal.error
+
+
+def _is_settled(outcome: Outcome, failure: Failure | None) -> bool:
+    """Return whether all children are as their manifests say."""
+    return failure is None and not outcome.refusals and outcome.look_again_seconds is None
 
 
 def _look_at_load_seconds(plan: ProviderPlan, report: LoadReport | None) -> float:

@@ -346,15 +346,17 @@ class OperatorProcess:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
-def until_settled(operator: OperatorProcess, seconds: float = 1.0) -> None:
-    """Wait until the operator has written nothing for some time."""
+def until_settled(
+    operator: OperatorProcess, seconds: float = 1.0, within: float = PATIENCE
+) -> None:
+    """Wait until the operator has written nothing for `seconds`, at most for `within` seconds."""
 
     def settled() -> bool:
         before = operator.writes()
         time.sleep(seconds)
         return operator.writes() == before
 
-    eventually(settled, describe="the operator has settled")
+    eventually(settled, within, "the operator has settled")
 
 
 @contextlib.contextmanager

@@ -70,6 +70,14 @@ class World:
             if namespace in (None, manifest["metadata"]["namespace"]):
                 yield manifest
 
+    async def list_versions(
+        self, kind: Kind, namespace: str | None
+    ) -> AsyncIterator[dict[tuple[str, str], int]]:
+        async for each in self.list_all(kind, namespace):
+            metadata = each["metadata"]
+            name = metadata["namespace"], metadata["name"]
+            yield {name: int(metadata["resourceVersion"])}
+
     async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         found = (it for it in self.objects.get(kind, []) if it["metadata"]["name"] == name)
         return next(found, None)

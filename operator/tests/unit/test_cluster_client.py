@@ -248,6 +248,39 @@ async def test_a_list_is_read_in_pages_and_selects_only_our_objects(
     assert server.requests[1][2]["continue"] == "next"
 
 
+async def test_the_versions_of_all_objects_are_read_from_lists_of_their_metadata(
+    cluster: Cluster, server: Server
+) -> None:
+    accepted = []
+
+    def answer(request: web.Request) -> web.Response:
+        accepted.append(request.headers["Accept"])
+        first = "continue" not in request.query
+        name, version = ("a", "7") if first else ("b", "9")
+        metadata = {"name": name, "namespace": "team", "uid": "u", "resourceVersion": version}
+        # A server that knows no partial objects sends whole ones.
+        item = {"metadata": metadata, "spec": {"replicas": "no number"}}
+        return web.json_response(
+            {"items": [item], "metadata": {"continue": "next"} if first else {}}
+        )
+
+    server.answer = answer
+    found = [page async for page in cluster.list_versions(DEPLOYMENTS, "team")]
+
+    assert found == [{("team", "a"): 7}, {("team", "b"): 9}]
+    assert {each.split(";")[1] for each in accepted} == {"as=PartialObjectMetadataList"}
+    assert [request[1] for request in server.requests] == [DEPLOYMENTS.path("team")] * 2
+    assert [request[2].get("continue") for request in server.requests] == [None, "next"]
+    assert {request[2]["labelSelector"] for request in server.requests} == {
+        "app.kubernetes.io/managed-by=llmservice-operator"
+    }
+
+
+async def test_an_empty_list_of_versions_has_no_items(cluster: Cluster, server: Server) -> None:
+    server.answer = lambda _: web.json_response({"metadata": {}, "items": None})
+    assert [page async for page in cluster.list_versions(DEPLOYMENTS, None)] == [{}]
+
+
 async def test_after_the_lead_is_lost_only_the_lease_is_written(
     cluster: Cluster, server: Server
 ) -> None:
@@ -284,6 +317,8 @@ async def test_an_answer_that_is_not_the_api_servers_is_an_error_of_the_cluster(
         await cluster.read(DEPLOYMENTS, "team", "llama")
     with pytest.raises(ClusterError, match="not one of the API server"):
         [each async for each in cluster.list_all(DEPLOYMENTS, "team")]
+    with pytest.raises(ClusterError, match="not one of the API server"):
+        [each async for each in cluster.list_versions(DEPLOYMENTS, "team")]
     with pytest.raises(ClusterError, match="not one of the API server"):
         await cluster.list_resources(DEPLOYMENTS.discovery_path)
     with pytest.raises(ClusterError, match="not one of the API server"):

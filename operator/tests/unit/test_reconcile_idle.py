@@ -22,6 +22,7 @@ from llmservice_operator.kinds import (
 from llmservice_operator.metrics_server.rest import ROOM_SECONDS, refusal_of
 from llmservice_operator.names import FIELD_MANAGER, MANAGED_BY_LABEL, SERVICE_LABEL
 from llmservice_operator.reconcile import LOOK_AT_IDLE_SECONDS
+from operator_support.reconcile import changed_service
 from operator_support.report import a_report
 from operator_support.services import NOW, a_pod
 from operator_support.world import World, by
@@ -128,6 +129,56 @@ async def test_a_pass_that_wakes_a_service_writes_only_the_replicas_because_othe
     await world.settle()
     assert world.status["autoscaling"]["desiredReplicas"] == 1
     assert world.condition("Ready")["status"] == "False"
+
+
+async def test_a_woken_service_gets_its_replicas_before_its_other_objects_are_compared(
+    world: World,
+) -> None:
+    await serve(world, "External")
+    await rest(world)
+    policy = world.cluster.objects[NETWORK_POLICIES, "llama"]
+    world.see({**policy, "spec": {"podSelector": {}}})
+    world.cluster.writes.clear()
+
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    assert await world.reconcile() == 0.0
+    assert (world.replicas, world.cluster.writes) == (1, ["Deployment"])
+
+    await world.settle()
+    assert world.cluster.objects[NETWORK_POLICIES, "llama"]["spec"] == policy["spec"]
+
+
+async def test_the_first_replica_of_a_woken_service_has_the_newest_spec(world: World) -> None:
+    await serve(world, "External")
+    await rest(world)
+    spec = {**by("External", minReplicas=0), "engine": {"seed": 7}}
+    world.see(changed_service(world.cluster, "llama", spec))
+
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    while world.replicas == 0:
+        assert await world.reconcile() == 0.0
+    assert "--seed=7" in pods_of(world)["spec"]["containers"][0]["args"]
+
+
+async def test_a_foreign_change_of_the_pods_is_undone_before_the_first_replica_of_a_woken_service(
+    world: World,
+) -> None:
+    await serve(world, "External")
+    await rest(world)
+    live, pods = world.cluster.objects[DEPLOYMENTS, "llama"], pods_of(world)
+    foreign = {**pods, "spec": {**pods["spec"], "terminationGracePeriodSeconds": 1}}
+    world.see({**live, "spec": {**live["spec"], "template": foreign}})
+
+    world.wake = Wake(held_requests=1, held_percent=1.0)
+    while world.replicas == 0:
+        assert await world.reconcile() == 0.0
+    assert pods_of(world)["spec"] == pods["spec"]
+
+
+def pods_of(world: World) -> dict[str, Any]:
+    """Return the template of the pods of the replicas."""
+    found: dict[str, Any] = world.cluster.objects[DEPLOYMENTS, "llama"]["spec"]["template"]
+    return found
 
 
 async def test_a_service_that_rests_is_ready_but_not_available(world: World) -> None:

@@ -1,7 +1,7 @@
 """Tests how a held request wakes a service: from a router pod to the operator, over real HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -128,6 +128,34 @@ async def test_one_question_waits_in_each_router_pod_of_a_service_without_replic
         assert (waking.rests(QWEN), waking.rests(LLAMA)) == (True, False)
         assert await waking.next_wakes(0.02) == {}
     assert sorted(world.asked) == ["address-of-qwen-router-0", "address-of-qwen-router-1"]
+
+
+async def test_router_pods_are_searched_again_only_after_a_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SEARCH_SECONDS", 0.001)
+    searches, looks, changes = 0, 0, 1
+
+    def services() -> Iterable[Manifest]:
+        nonlocal searches
+        searches += 1
+        return world.services.values()
+
+    def changed() -> int:
+        nonlocal looks
+        looks += 1
+        return changes
+
+    waking = Waking(
+        services, lambda: world.pods.values(), world.ask, lambda *_: 0.0, changes=changed
+    )
+    async with running(waking.run()):
+        await eventually_in_loop(lambda: looks > 3)
+        assert (searches, waking.watched) == (1, 3)
+        world.pods["llama-router-1"] = pod("llama-router-1", names.ROUTER_LABEL, LLAMA)
+        changes += 1
+        await eventually_in_loop(lambda: waking.watched == 4)
+        assert searches == 2
 
 
 async def test_the_held_requests_of_all_router_pods_of_a_service_wake_it(world: World) -> None:

@@ -1,11 +1,13 @@
 """Access to the Kubernetes API. No other package imports a Kubernetes client.
 
 client         sends the requests
+answers        turns responses that are no objects into errors
 overload       withholds requests while the API server is overloaded or unreachable
 served         determines which kinds are served
 foreign        checks every object from the cluster
 cache          keeps the objects that the watches delivered
 compact        reduces the memory that these objects take
+versions       reads only the versions of listed objects
 audit          compares the cache with the cluster
 watching       delivers the events of watches by means of Kopf
 watch_session  the HTTP session through which Kopf lists and watches

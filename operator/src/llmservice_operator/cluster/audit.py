@@ -8,9 +8,9 @@ as if an event had reported it.
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.cache import (
@@ -30,6 +30,8 @@ from llmservice_operator.kinds import LLMSERVICES, Kind
 
 Scope = tuple[Kind, str | None]
 """A kind and a namespace. None means all namespaces."""
+
+Listed = TypeVar("Listed")
 
 OBJECTS_AT_ONCE = 20
 """Number of listed objects that are reduced before other tasks run. Without these pauses, a page of
@@ -125,10 +127,9 @@ class Audit:
                 await self._load(scope)
                 continue
             before = self._cache.snapshot(*scope).objects
-            listed = await self._list(scope)
-            if listed is None:
+            versions = await self._unless_refused(scope, self._list_versions(scope), {})
+            if versions is None:
                 continue
-            versions = {object_id(each): version(each) for each in _readable(listed)}
             for id_ in {*before, *versions}:
                 suspect = _Suspect(
                     version(before[id_]) if id_ in before else None, versions.get(id_)
@@ -238,24 +239,43 @@ class Audit:
 
         If that fails, record the error in `troubles` and return None.
         """
-        kind, namespace = scope
+        return await self._unless_refused(scope, self._list_objects(scope), [])
+
+    async def _list_objects(self, scope: Scope) -> list[Manifest]:
+        # In the form that the API server sends, the objects of a large cluster would not fit into
+        # memory.
+        listed = []
+        async for each in self._cluster.list_all(*scope):
+            listed.append(self._cache.reduced(each))
+            if len(listed) % OBJECTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return listed
+
+    async def _list_versions(self, scope: Scope) -> dict[ObjectId, int]:
+        kind, _ = scope
+        found = dict[ObjectId, int]()
+        async for page in self._cluster.list_versions(*scope):
+            found |= {(kind, *name): version for name, version in page.items()}
+        return found
+
+    async def _unless_refused(
+        self, scope: Scope, listing: Awaitable[Listed], nothing: Listed
+    ) -> Listed | None:
+        """Return a list of the objects of a kind in a namespace, and `nothing` if the kind is gone.
+
+        If that fails, record the error in `troubles` and return None.
+        """
+        kind, _ = scope
         try:
-            # In the form that the API server sends, the objects of a large cluster would not fit
-            # into memory.
-            listed = []
-            async for each in self._cluster.list_all(kind, namespace):
-                listed.append(self._cache.reduced(each))
-                if len(listed) % OBJECTS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+            return await listing
         except NotFound as error:
             if not self._served.is_optional(kind):
                 raise NotServed(kind.kind, kind.api_version) from error
             # The kind was removed a moment ago, together with its objects.
-            listed = []
+            return nothing
         except ClusterError as error:
             self._note(scope, error)
             return None
-        return listed
 
     def _note_recovery(self, scope: Scope) -> None:
         if self.troubles.pop(scope, None) is not None:

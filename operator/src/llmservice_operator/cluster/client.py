@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
-from types import MappingProxyType
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -21,28 +20,20 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.answers import foreign_answer, refusal
 from llmservice_operator.cluster.overload import Overload
-from llmservice_operator.errors import (
-    ClusterError,
-    Conflict,
-    Forbidden,
-    NotFound,
-    Rejected,
-)
+from llmservice_operator.cluster.versions import PARTIAL, Page
+from llmservice_operator.errors import ClusterError, NotFound
 from llmservice_operator.kinds import LEASES, SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, Kind, kind_of
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
-LONGEST_RETRY_AFTER_SECONDS = 300.0
-"""Longest delay in seconds that a response may request. A longer delay is cut to this one, because
-it would stop the work on a service."""
 UNCOMPRESSED = "identity"
 """Value of Accept-Encoding. Compressed lists cost the API server and the operator CPU time, and the
 threads that decompress them cost memory. The traffic stays inside the cluster."""
 NO_VERSION = "1"
 """Resource version that no object has, because even the first write to an empty etcd makes version
 2."""
-_DENIED = re.compile("^admission webhook .* denied the request")
 LIST_CHUNK = 200
 """Number of objects per page of a LIST. It limits the memory that one page takes."""
 
@@ -127,7 +118,7 @@ class Cluster:
         try:
             return frozenset(resource["name"] for resource in found["resources"] or ())
         except (KeyError, TypeError) as error:
-            raise _foreign_answer("GET", discovery_path) from error
+            raise foreign_answer("GET", discovery_path) from error
 
     async def read(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
         """Return the object as it is now, or None if it does not exist.
@@ -143,7 +134,7 @@ class Cluster:
         except NotFound:
             return None
         if not isinstance(found.get("metadata"), dict):
-            raise _foreign_answer("GET", path)
+            raise foreign_answer("GET", path)
         return found
 
     async def list_all(
@@ -160,12 +151,38 @@ class Cluster:
             page = await self._request("GET", kind.path(namespace), query)
             items, head = page.get("items") or [], page.get("metadata")
             if not isinstance(items, list) or not isinstance(head, dict):
-                raise _foreign_answer("GET", kind.path(namespace))
+                raise foreign_answer("GET", kind.path(namespace))
             for item in items:
                 yield _typed(kind, item)
             if not head.get("continue"):
                 return
             query["continue"] = str(head["continue"])
+
+    async def list_versions(
+        self, kind: Kind, namespace: str | None
+    ) -> AsyncIterator[Mapping[tuple[str, str], int]]:
+        """Yield the resource versions of the objects of each page, by namespace and name.
+
+        This costs a fraction of `list_all`. The namespace None means all namespaces.
+        """
+        path, query = kind.path(namespace), {"limit": str(LIST_CHUNK)}
+        if kind.label_selector:
+            query["labelSelector"] = kind.label_selector
+        while True:
+            self._overload.check()
+            try:
+                text = await self._exchange("GET", path, query, accept=PARTIAL)
+            except ClusterError as error:
+                self._overload.note(error)
+                raise
+            try:
+                page = Page.model_validate_json(text)
+            except ValueError as error:
+                raise foreign_answer("GET", path, text) from error
+            yield page.versions
+            if not page.metadata.next_page:
+                return
+            query["continue"] = page.metadata.next_page
 
     async def list_about(self, kind: Kind, namespace: str, uid: str) -> list[Manifest]:
         """Return the Events about one object, at most one page of them."""
@@ -173,7 +190,7 @@ class Cluster:
         page = await self._request("GET", kind.path(namespace), query)
         items = page.get("items") or []
         if not isinstance(items, list):
-            raise _foreign_answer("GET", kind.path(namespace))
+            raise foreign_answer("GET", kind.path(namespace))
         return [each for each in items if isinstance(each, dict)]
 
     async def create(self, manifest: Manifest) -> Manifest:
@@ -271,7 +288,7 @@ class Cluster:
         """Send one write of leader election, even while this process is not the leader."""
         lease = await self._attempt(method, path, None, body)
         if not isinstance(lease.get("metadata"), dict) or not isinstance(lease.get("spec"), dict):
-            raise _foreign_answer(method, path)
+            raise foreign_answer(method, path)
         return lease
 
     async def _apply(self, manifest: Manifest, subresource: str, manager: str) -> Manifest:
@@ -311,6 +328,25 @@ class Cluster:
         body: Mapping[str, Any] | str | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
+        text = await self._exchange(method, path, query, body, content_type)
+        try:
+            manifest: Manifest = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise foreign_answer(method, path, text) from error
+        if not isinstance(manifest, dict):
+            raise foreign_answer(method, path, text)
+        return manifest
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | str | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> bytes:
+        """Send a request. Return the text of the response, or raise ClusterError for a refusal."""
         loop = asyncio.get_running_loop()
         started, code = loop.time(), "error"
         try:
@@ -319,8 +355,13 @@ class Cluster:
             )
             # The client's own limit does not include the login, which may run a plugin.
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
-                answer = await self._send(method, path, query, body, content_type, limits)
-                text = await answer.read()
+                headers = {
+                    "Accept": accept,
+                    "Accept-Encoding": UNCOMPRESSED,
+                    "Content-Type": content_type,
+                }
+                answer = await self._send(method, path, query, body, headers, limits)
+                text: bytes = await answer.read()
             code = str(answer.status)
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
@@ -333,14 +374,8 @@ class Cluster:
                 method, self._client.configuration.host, code, loop.time() - started
             )
         if answer.status >= 400:
-            raise _error(f"{method} {path}", answer.status, text, answer.headers)
-        try:
-            manifest: Manifest = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise _foreign_answer(method, path, text) from error
-        if not isinstance(manifest, dict):
-            raise _foreign_answer(method, path, text)
-        return manifest
+            raise refusal(f"{method} {path}", answer.status, text, answer.headers)
+        return text
 
     async def _send(
         self,
@@ -348,38 +383,23 @@ class Cluster:
         path: str,
         query: Mapping[str, str] | None,
         body: Mapping[str, Any] | str | None,
-        content_type: str,
+        headers: Mapping[str, str],
         limits: aiohttp.ClientTimeout,
     ) -> Any:
         """Return the client's response object as soon as its headers have arrived."""
-        method, url, headers, body, _ = await self._client.param_serialize(
+        method, url, sent, body, _ = await self._client.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={
-                "Accept": "application/json",
-                "Accept-Encoding": UNCOMPRESSED,
-                "Content-Type": content_type,
-            },
+            header_params=dict(headers),
             body=body,
             auth_settings=["BearerToken"],
         )
-        answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
+        answer = await self._client.call_api(method, url, sent, body, _request_timeout=limits)
         if answer.status == 401:
             # The token of a kubeconfig's plugin may have expired. A retry uses a new token.
             await load_configuration(self._client.configuration)
         return answer
-
-
-def _foreign_answer(method: str, path: str, text: bytes = b"") -> ClusterError:
-    """Return the error for a response that an API server cannot have sent. A proxy may have sent
-    it.
-    """
-    said = " ".join(text[:200].decode(errors="replace").split())
-    return ClusterError(
-        f"{method} {path}: the answer is not one of the API server, but perhaps of a proxy between"
-        f" it and the operator{f': {said}' if said else ''}"
-    )
 
 
 def _typed(kind: Kind, item: Any) -> Any:
@@ -397,37 +417,3 @@ def as_yaml(manifest: Manifest) -> str:
     """
     text = json.dumps(manifest, ensure_ascii=False)
     return re.sub("[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", text)
-
-
-def _error(
-    request: str, status: int, text: bytes, headers: Mapping[str, str] = MappingProxyType({})
-) -> ClusterError:
-    """Return the exception for an error response, with the server's message. This message names the
-    verb and the resource.
-    """
-    try:
-        message, is_the_servers = json.loads(text)["message"], True
-    except (ValueError, KeyError, TypeError, RecursionError):
-        message = text.decode(errors="replace")[:500]
-        # A 404 page of the API server itself, without a Status object, means that nothing is served
-        # at the path. Any other page comes from a proxy, and contains no information about the
-        # object.
-        is_the_servers = status == 404 and text.strip() == b"404 page not found"
-    classes = {
-        400: Rejected,
-        403: Forbidden,
-        404: NotFound,
-        409: Conflict,
-        422: Rejected,
-    }
-    # An admission webhook chooses the status of its refusal, so its 404 does not mean that the
-    # object is missing.
-    is_a_webhooks = status in (404, 409) and _DENIED.search(str(message)) is not None
-    seconds = headers.get("Retry-After", "")
-    return (
-        classes.get(status, ClusterError) if is_the_servers and not is_a_webhooks else ClusterError
-    )(
-        f"{request}: {status}: {message}",
-        status,
-        min(float(seconds), LONGEST_RETRY_AFTER_SECONDS) if seconds.isdecimal() else None,
-    )

@@ -131,6 +131,7 @@ class MetricsServer:
             routers.next_held,
             lambda key, held: fleet.held_percent(key, held),
             keeps=lambda key: members.shares.keeps(key),
+            changes=lambda: cache.changes(LLMSERVICES) + cache.changes(PODS) + members.changes,
         )
 
         def note(key: Key) -> None:

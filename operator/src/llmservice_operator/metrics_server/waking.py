@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import count
 from typing import Final, NamedTuple
 
 from aiohttp import web
@@ -32,7 +33,8 @@ AGAIN_SECONDS: Final = 1.0
 PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Pauses in seconds after questions that a router pod did not answer. The last one is repeated."""
 SEARCH_SECONDS: Final = 10.0
-"""Longest time in seconds between two searches for router pods."""
+"""Longest time in seconds from a change that nobody notes, such as one of a router pod, to the next
+search for router pods."""
 GATHER_SECONDS: Final = 0.5
 """Time in seconds for which changes are gathered before a search."""
 REPORTED_SECONDS: Final = 10.0
@@ -66,9 +68,12 @@ class Waking:
         held_percent: Callable[[Key, int], float],
         pauses: tuple[float, ...] = PAUSES,
         keeps: Callable[[Key], bool] = lambda _: True,
+        changes: Callable[[], int] | None = None,
     ) -> None:
         """`held_percent` returns the demand of held requests, in percent of one replica. `keeps`
-        returns whether this metrics server watches a service.
+        returns whether this metrics server watches a service. `changes` returns how often a
+        service, a pod, or the answer of `keeps`, has changed so far; without it, any of them may
+        have changed at any time.
         """
         self._services = services
         self._pods = pods
@@ -76,6 +81,7 @@ class Waking:
         self._held_percent = held_percent
         self._pauses = pauses
         self._keeps = keeps
+        self._changes = changes or count().__next__
         self._watches: dict[_Pod, asyncio.Task[None]] = {}
         self._held: defaultdict[Key, dict[_Pod, int]] = defaultdict(dict)
         """Requests that wait in the router pods of each service that must be woken."""
@@ -165,10 +171,13 @@ class Waking:
 
     async def run(self) -> None:
         """Watch for ever."""
+        searched = -1
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._is_changed.clear()
-                self._search(tasks)
+                if (changes := self._changes()) != searched:
+                    self._search(tasks)
+                    searched = changes
                 await asyncio.sleep(GATHER_SECONDS)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(SEARCH_SECONDS):
