@@ -4,12 +4,13 @@ import asyncio
 import itertools
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -297,8 +298,10 @@ class OneReport:
     """The reports of one round. The next round never ends."""
 
     reports: dict[Key, LoadReport]
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reports_as_of(self, at: float) -> dict[Key, LoadReport]:
+        self.asked.set()
         if at > self.reports[KEY].at:
             await asyncio.Event().wait()
         return self.reports
@@ -339,3 +342,30 @@ async def test_the_answer_contains_every_report_once(number: int) -> None:
 
     assert answer.content_type == "application/json"
     assert found == {f"{namespace}/{name}": it for (namespace, name), it in known.items()}
+
+
+async def test_a_client_that_leaves_before_the_answer_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known = report()
+    reports = OneReport({KEY: known})
+    later = f"/v1/scaling?at={known.at + 5}&wait=0.3"
+    # A TestServer cancels the handler of a client that leaves, and a real server does not.
+    runner = web.AppRunner(create_report_app(reports))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0]
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(f"GET {later} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        await reports.asked.wait()
+        writer.transport.abort()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{host}:{port}{later}") as answer,
+        ):
+            assert answer.status == 200
+    finally:
+        await runner.cleanup()
+
+    assert not caplog.records

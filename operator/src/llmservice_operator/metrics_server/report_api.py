@@ -4,6 +4,7 @@ the other metrics servers.
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from aiohttp import web
@@ -77,9 +78,11 @@ def create_report_app(reporter: Reporter, *middlewares: Middleware) -> web.Appli
             else:
                 reports = reporter.computed_for(learners) if learners else reports
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await answer.prepare(request)
-        for part in _parts(reports):
-            await answer.write(part)
+        # A client that has gone gets no answer, and that is no fault.
+        with suppress(ConnectionError):
+            await answer.prepare(request)
+            for part in _parts(reports):
+                await answer.write(part)
         return answer
 
     app = web.Application(middlewares=middlewares)

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 TOGETHER: Final = 512
 OF_A_NAMESPACE: Final = 32
-SILENT_TOGETHER: Final = 128
+SILENT_TOGETHER: Final = 256
 SILENT_OF_A_NAMESPACE: Final = 8
 
 
