@@ -195,3 +195,17 @@ async def test_one_missed_event_is_repaired_without_a_restart() -> None:
         await eventually_in_loop(lambda: world.lists > lists + 8)
     assert world.watches == [REQUIRED]
     assert world.enqueued[-1] == LLAMA
+
+
+async def test_an_object_that_makes_no_sense_is_not_counted_as_missed_by_any_audit() -> None:
+    world = World({LLMSERVICES: [service("kept"), service("broken", labels=7)]})
+    async with world.reflecting(audit_seconds=0.02):
+        await world.until_watching()
+        enqueued, lists = list(world.enqueued), world.lists
+        await eventually_in_loop(lambda: world.lists > lists + 8)
+        assert world.known() == {"kept"}
+        assert world.counted == []
+        assert world.enqueued == enqueued
+        world.objects[LLMSERVICES] = [service("kept"), service("broken", version=2)]
+        await eventually_in_loop(lambda: world.known() == {"kept", "broken"})
+    assert world.counted == ["missed llmservices"]
