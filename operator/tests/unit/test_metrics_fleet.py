@@ -145,6 +145,31 @@ async def test_the_silent_pods_of_a_tenant_delay_no_other_replica(
     assert len(asked) > 2 * OF_A_NAMESPACE
 
 
+async def test_a_round_does_not_wait_long_for_a_replica_that_was_silent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrapes, "ROUND_SECONDS", 600.0)
+    monkeypatch.setattr(scrapes, "SILENT_SECONDS", 0.01)
+    ask, hung, was_silent = world.pods.ask, {"a"}, set[str]()
+
+    async def ask_replica(address: str, *, is_ready: bool) -> EngineAnswer | None:
+        if address not in hung:
+            return await ask(address, is_ready=is_ready)
+        if address in was_silent:
+            await asyncio.Event().wait()
+        was_silent.add(address)
+        return None
+
+    monkeypatch.setattr(world.pods, "ask", ask_replica)
+    fleet = world.fleet()
+    async with asyncio.timeout(60):
+        await world.run(3 * TICK, 8, fleet)
+        hung.clear()
+        await world.run(TICK, 8, fleet)
+
+    assert all(it.running_requests is not None for it in fleet.reports[KEY].replicas)
+
+
 @pytest.mark.parametrize(
     ("asked", "is_kept"),
     [

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, Protocol
 
 from llmservice_operator.cluster import Key
@@ -12,6 +13,11 @@ from llmservice_operator.workload import Replica
 
 ROUND_SECONDS: Final = 4.0
 """Longest time in seconds in which a round asks the replicas. Rounds begin every 5 seconds."""
+
+
+SILENT_SECONDS: Final = 1.0
+"""Longest time in seconds for an answer of a replica that did not answer the last time. Every such
+replica may make a round this much longer. A management port answers in milliseconds."""
 
 
 class Engines(Protocol):
@@ -54,7 +60,10 @@ class Scrapes:
             answers = (key, replica.name) not in self._silent
             async with self._turns.turn(key[0], answers=answers):
                 begun.add((key, replica.name))
-                return await self._engines.ask(address, is_ready=replica.serves)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if answers else SILENT_SECONDS):
+                        return await self._engines.ask(address, is_ready=replica.serves)
+            return None
 
         tasks = {
             asyncio.create_task(ask(key, it, address)): (key, it.name) for key, it, address in asked
