@@ -31,7 +31,7 @@ SHIPPED = {OURS: Routing.RANDOM, ORACLE: GATE_ROUTING, **SHIPPED_BY_PEERS}
 router.enabledByDefault is false."""
 WITH_ROUTER = Routing.ROUTER
 """Routing of ours if the service has a router."""
-NEAREST = ("llm-d-concurrency-tuned", "kubeai-tuned", "aibrix-apa-tuned")
+NEAREST = ("kubeai-tuned", "llm-d-concurrency-tuned", "llm-d-held-tuned")
 """The peers with the fewest GPU-hours over the gate cells among those with at least 85 % mean SLO
 attainment."""
 
