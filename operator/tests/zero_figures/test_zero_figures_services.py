@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from llmservice_operator.api import Manifest
 from llmservice_operator.cluster import Key
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.metrics_server.waking import WATCH_SECONDS
@@ -48,7 +49,8 @@ time."""
 MOST_PERCENT = 1.0
 """Largest share of a core that a process needs on average while nothing happens, in percent."""
 WOKEN_WITHIN_SECONDS = 10.0
-"""Time in seconds from the first held request until each of the services has a replica."""
+"""Time in seconds from the first held request until each of the services has the pod of a
+replica."""
 LONG = 1800.0
 
 
@@ -124,8 +126,8 @@ def test_a_thousand_services_at_zero_cost_nothing_and_a_hundred_wake_together(
         seconds = wake(api, namespace, routers, keys[:WOKEN])
         with capsys.disabled():
             print(
-                f"zero-services: of {WOKEN} services that are woken together, the first has a "
-                f"replica after {seconds[0]:.1f} s, and the last after {seconds[-1]:.1f} s, limit "
+                f"zero-services: of {WOKEN} services that are woken together, the first has a pod "
+                f"after {seconds[0]:.1f} s, and the last after {seconds[-1]:.1f} s, limit "
                 f"{WOKEN_WITHIN_SECONDS:g} s"
             )
     assert max(of_operator, of_server) <= MOST_PERCENT
@@ -173,50 +175,49 @@ def run_routers(api: Api, namespace: str, routers: IdleRouters) -> None:
 
 def wake(api: Api, namespace: str, routers: IdleRouters, keys: list[Key]) -> list[float]:
     """Let the routers of these services hold a request, all at once. Return the seconds after which
-    the workload of each has replicas, in ascending order.
+    each of them has the pod of a replica, in ascending order.
     """
-    with watched_replicas(api, keys[0]) as scaled_at:
+    with watched_pods(api, namespace) as created_at:
         began = time.monotonic()
         routers.hold(keys, 1)
-        eventually(lambda: len(scaled_at) == len(keys), 300, "all services are awake")
+        eventually(lambda: len(created_at) == len(keys), 300, "all services are awake")
     routers.hold(keys, 0)
-    assert scaled_at.keys() == {name for _, name in keys}
-    return sorted(at - began for at in scaled_at.values())
+    assert created_at.keys() == {name for _, name in keys}
+    return sorted(at - began for at in created_at.values())
 
 
 @contextmanager
-def watched_replicas(api: Api, one: Key) -> Iterator[dict[str, float]]:
-    """Watch the workloads in the namespace of the service `one`. The result contains the time at
-    which each of them was first seen with replicas.
+def watched_pods(api: Api, namespace: str) -> Iterator[dict[str, float]]:
+    """Watch the pods in a namespace. The result contains the time at which the first pod of a
+    replica of each service was seen.
     """
-    scaled_at: dict[str, float] = {}
+    created_at: dict[str, float] = {}
     lines = 0
-    form = '{.metadata.name} {.spec.replicas}{"\\n"}'
-    command = ["kubectl", "get", "deployments", "-n", one[0], "-l", SERVICE_LABEL]
-    with subprocess.Popen(
-        [*command, "--watch-only", "-o", f"jsonpath={form}"], stdout=subprocess.PIPE, text=True
-    ) as watch:
+    label = SERVICE_LABEL.replace(".", r"\.")
+    form = f"{{.metadata.labels.{label}}}|{{.metadata.name}}{{'\\n'}}"
+    command = ["kubectl", "get", "pods", "-n", namespace, "--watch-only", "-o", f"jsonpath={form}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
 
         def read() -> None:
             nonlocal lines
             for line in watch.stdout or ():
                 lines += 1
-                name, replicas = line.split()
-                if replicas != "0":
-                    scaled_at.setdefault(name, time.monotonic())
+                if service := line.partition("|")[0]:
+                    created_at.setdefault(service, time.monotonic())
 
+        (router, *_) = api.list_all(PODS, namespace, labelSelector=ROUTER_LABEL)
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            eventually(lambda: touch(api, one) and lines, describe="the watch has begun", every=1)
-            yield scaled_at
+            eventually(lambda: touch(api, router) and lines, describe="the watch begins", every=1)
+            yield created_at
         finally:
             watch.terminate()
             reader.join()
 
 
-def touch(api: Api, key: Key) -> bool:
-    """Change a workload, but not its replicas."""
+def touch(api: Api, pod: Manifest) -> bool:
+    """Change an annotation of a pod."""
     mark = {"metadata": {"annotations": {"touched": uuid.uuid4().hex}}}
-    api.patch(DEPLOYMENTS, *key, mark)
+    api.patch(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"], mark)
     return True
