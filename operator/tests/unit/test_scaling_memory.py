@@ -2,8 +2,9 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from statistics import pstdev
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.demand import demand
 from llmservice_operator.scaling.hpa import PolicyType
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
-from llmservice_operator.scaling.load import Price, RecentLoad
+from llmservice_operator.scaling.load import STEADY_SECONDS, Price, RecentLoad
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.scale_down import UndoneScaleDowns, scale_down_window
 from llmservice_operator.scaling.signals import STEP_MOMENTS, Counters, StepSums, Tally
@@ -199,14 +200,20 @@ def test_a_scale_up_for_a_load_that_changes_leaves_the_window() -> None:
     assert scale_down_window(80, False, undone) == 120
 
 
-def load_of_minutes(mean: Callable[[float], float], seconds: float = 600) -> Ledger:
-    """Return the ledger of independent requests whose mean number a second changes with time."""
+def loads_of_minutes(mean: Callable[[float], float], seconds: float) -> Iterator[Ledger]:
+    """Yield the ledger after each scrape, of independent requests whose mean number a second
+    changes with time.
+    """
     rng, ledger = random.Random(7), Ledger()
     for i in range(1, int(seconds / 5) + 1):
         expected = 5.0 * mean(5.0 * i)
         arrivals = max(0.0, rng.gauss(expected, math.sqrt(expected)))
         ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=arrivals)))
-    return ledger
+        yield ledger
+
+
+def load_of_minutes(mean: Callable[[float], float], seconds: float = 600) -> Ledger:
+    return list(loads_of_minutes(mean, seconds))[-1]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +243,27 @@ def test_the_variation_of_a_load_is_unknown_before_five_minutes_and_of_no_load()
     assert RecentLoad(load_of_minutes(lambda at: 8.0, 290), price).variation is None
     assert RecentLoad(load_of_minutes(lambda at: 0.0), price).variation is None
     assert RecentLoad(Ledger(), price).variation is None
+
+
+def test_the_noise_of_a_minute_changes_a_constant_load_little() -> None:
+    # 8 requests/s at 0.1 replica-seconds keep 0.8 replicas busy.
+    price = Price(0.1, 0.0, 0.1, 1.0, 1.0, 1.0)
+    ledgers = list(loads_of_minutes(lambda at: 8.0, 7200))[120:]
+
+    minutes = [price.arrived(it.last(STEADY_SECONDS)) for it in ledgers]
+    loads = [RecentLoad(it, price).present for it in ledgers]
+
+    assert pstdev(loads) < pstdev(minutes) / 2
+    # At its target, one replica serves a load of 0.85.
+    assert sum(it > 0.85 for it in loads) < sum(it > 0.85 for it in minutes) / 4
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.4, 3.0])
+def test_a_load_that_has_changed_is_measured_over_the_last_minute(factor: float) -> None:
+    price = Price(0.1, 0.0, 0.1, 1.0, 1.0, 1.0)
+    changed = load_of_minutes(lambda at: 8.0 if at <= 480 else 8.0 * factor)
+
+    assert RecentLoad(changed, price).present == pytest.approx(0.8 * factor, rel=0.1)
 
 
 def test_an_undone_scale_down_leaves_the_window_of_a_bursty_load() -> None:
