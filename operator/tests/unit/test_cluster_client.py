@@ -276,6 +276,27 @@ async def test_the_versions_of_all_objects_are_read_from_lists_of_their_metadata
     }
 
 
+@pytest.mark.parametrize(
+    "ownership",
+    ['{"f:a":' * 300 + "{}" + "}" * 300, '{"f:\\ud800": {}}'],
+    ids=["nested deeply", "half a character"],
+)
+async def test_field_ownership_that_a_tenant_may_store_does_not_hide_the_versions(
+    cluster: Cluster, server: Server, ownership: str
+) -> None:
+    metadata = '{"name": "%s", "namespace": "team", "resourceVersion": "7", "managedFields": [%s]}'
+    items = ", ".join(
+        f'{{"metadata": {metadata % each}}}' for each in (("bad", ownership), ("good", "{}"))
+    )
+    server.answer = lambda _: web.Response(
+        text=f'{{"metadata": {{}}, "items": [{items}]}}', content_type="application/json"
+    )
+
+    found = [page async for page in cluster.list_versions(DEPLOYMENTS, "team")]
+
+    assert found == [{("team", "bad"): 7, ("team", "good"): 7}]
+
+
 async def test_an_empty_list_of_versions_has_no_items(cluster: Cluster, server: Server) -> None:
     server.answer = lambda _: web.json_response({"metadata": {}, "items": None})
     assert [page async for page in cluster.list_versions(DEPLOYMENTS, None)] == [{}]

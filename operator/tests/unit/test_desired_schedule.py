@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cronsim import CronSim, CronSimError
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -206,13 +206,16 @@ def parts(least: int, most: int) -> st.SearchStrategy[str]:
 
 @given(st.tuples(parts(0, 59), parts(0, 23), parts(1, 31), parts(1, 12), parts(0, 7)).map(" ".join))
 def test_a_cron_expression_is_accepted_exactly_if_it_can_be_read(text: str) -> None:
+    end = "0 0 1 1 0"
+    # A window does not end when it begins.
+    assume(text != end)
     try:
         CronSim(text, at("2026-06-01"))
         is_read = True
     except CronSimError as error:
         is_read = "day-of-month" in str(error) and has_a_month_without_this_day(text)
     try:
-        window(text, "0 0 1 1 0")
+        window(text, end)
         is_accepted = True
     except ValidationError:
         is_accepted = False

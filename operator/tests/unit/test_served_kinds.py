@@ -38,6 +38,14 @@ class CountingCluster(RacingCluster):
         async for manifest in super().list_all(kind, namespace, limit):
             yield manifest
 
+    async def list_versions(
+        self, kind: Kind, namespace: str | None
+    ) -> AsyncIterator[dict[tuple[str, str], int]]:
+        async for each in self.list_all(kind, namespace):
+            metadata = each["metadata"]
+            name = metadata["namespace"], metadata["name"]
+            yield {name: int(metadata["resourceVersion"])}
+
 
 @pytest.fixture
 def cluster() -> CountingCluster:

@@ -22,7 +22,7 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.answers import foreign_answer, refusal
 from llmservice_operator.cluster.overload import Overload
-from llmservice_operator.cluster.versions import PARTIAL, Page
+from llmservice_operator.cluster.versions import PARTIAL, page_of
 from llmservice_operator.errors import ClusterError, NotFound
 from llmservice_operator.kinds import LEASES, SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, Kind, kind_of
 
@@ -176,7 +176,7 @@ class Cluster:
                 self._overload.note(error)
                 raise
             try:
-                page = Page.model_validate_json(text)
+                page = page_of(text)
             except ValueError as error:
                 raise foreign_answer("GET", path, text) from error
             yield page.versions

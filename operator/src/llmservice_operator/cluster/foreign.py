@@ -58,7 +58,7 @@ class _Metadata(_Shape):
     namespace: _Text
     uid: _Text
     resource_version: Annotated[str, Field(pattern="^[0-9]{1,20}$")]
-    generation: int = 0
+    generation: Annotated[int, Field(ge=0)] = 0
     creation_timestamp: Moment = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}

@@ -5,6 +5,7 @@ objects that it then does not look at, so the API server leaves out specs and st
 parser makes no Python objects of the field ownership.
 """
 
+import json
 from typing import Final
 
 from pydantic import BaseModel, Field
@@ -39,3 +40,17 @@ class Page(BaseModel):
         """The resource version of each object, by namespace and name."""
         found = (each.metadata for each in self.items or ())
         return {(each.namespace, each.name): each.version for each in found}
+
+
+def page_of(text: bytes) -> Page:
+    """Return the page in a response. Raises ValueError if it contains none."""
+    try:
+        return Page.model_validate_json(text)
+    except ValueError:
+        # This parser refuses what any tenant may store, such as deeply nested field ownership. One
+        # such object must not hide all others.
+        try:
+            found = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("the list is nested too deeply") from error
+        return Page.model_validate(found)
