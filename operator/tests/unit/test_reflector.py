@@ -1,5 +1,7 @@
 """Tests that the cache stays right, whatever happens to the watches and the cluster."""
 
+from typing import Any
+
 import pytest
 
 from llmservice_operator.cluster import reflector
@@ -209,3 +211,22 @@ async def test_an_object_that_makes_no_sense_is_not_counted_as_missed_by_any_aud
         world.objects[LLMSERVICES] = [service("kept"), service("broken", version=2)]
         await eventually_in_loop(lambda: world.known() == {"kept", "broken"})
     assert world.counted == ["missed llmservices"]
+
+
+async def test_an_object_that_makes_no_sense_is_read_by_one_audit_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, reads = World({LLMSERVICES: [service("kept"), service("broken", labels=7)]}), list[str]()
+    read = world.read
+
+    async def recorded(kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        reads.append(name)
+        return await read(kind, namespace, name)
+
+    monkeypatch.setattr(world, "read", recorded)
+    async with world.reflecting(audit_seconds=0.02):
+        await world.until_watching()
+        lists = world.lists
+        await eventually_in_loop(lambda: world.lists > lists + 8)
+
+    assert reads == ["broken"]

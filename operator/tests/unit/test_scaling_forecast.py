@@ -103,6 +103,14 @@ def test_a_ramp_that_came_early_on_some_days_is_foreseen_ten_minutes_earlier() -
     assert 800 < foreseen(watched(early, 15), before + 300) <= 990
 
 
+def test_a_weekly_ramp_that_came_ten_minutes_later_a_week_ago_is_foreseen() -> None:
+    def mondays(at: float) -> float:
+        late = 600 if at >= MONDAY + 7 * DAY else 0
+        return weekdays(at - late) if math.floor(at / DAY) % 7 == 4 else 100.0
+
+    assert foreseen(watched(mondays, 14), MONDAY + 14 * DAY + 8 * HOUR + 600) > 800
+
+
 def test_a_ramp_that_came_again_by_chance_is_not_foreseen() -> None:
     def at_random(at: float) -> float:
         hours = at % DAY / HOUR

@@ -152,6 +152,15 @@ def test_the_first_answers_to_finish_are_not_taken_for_the_mean_answer(
         assert 0.45 * 6000 < mean_answer(seen) < 1.3 * 6000
 
 
+def test_answers_of_an_old_service_that_do_not_finish_were_aborted() -> None:
+    seen = begun(finished=200, running=800, progress=400)
+    mix = TrafficMemory(seen, seconds=1200.0).mix
+
+    assert mix is not None
+    assert mix.answers.mean == pytest.approx(0.2 * 300 + 0.8 * 400)
+    assert mean_answer(seen) > 2 * mix.answers.mean
+
+
 def test_answers_that_have_just_begun_do_not_lower_the_mean() -> None:
     assert mean_answer(begun(20, 180, 5)) == pytest.approx(300)
 

@@ -71,6 +71,8 @@ class Audit:
         self._watched: tuple[Kind, ...] = ()
         """Kinds that the last reload listed."""
         self._suspected: dict[ObjectId, _Suspect] = {}
+        self._unreadable: dict[ObjectId, int] = {}
+        """Versions of the objects that a repair could not understand. They are not read again."""
 
     async def reload(self) -> None:
         """Make the cache equal to the cluster, and enqueue the services of all changed objects.
@@ -130,10 +132,16 @@ class Audit:
             versions = await self._unless_refused(scope, self._list_versions(scope), {})
             if versions is None:
                 continue
+            kind, namespace = scope
+            for id_ in [it for it in self._unreadable if it[0] == kind and it not in versions]:
+                if namespace in (None, id_[1]):
+                    del self._unreadable[id_]
             for id_ in {*before, *versions}:
                 suspect = _Suspect(
                     version(before[id_]) if id_ in before else None, versions.get(id_)
                 )
+                if suspect.known is None and suspect.listed == self._unreadable.get(id_):
+                    continue
                 if suspect.known != suspect.listed:
                     self._suspected[id_] = suspect
         return list(self._suspected)
@@ -157,6 +165,8 @@ class Audit:
                 logger.warning("%s cannot be looked at: %s", " ".join(map(str, id_[1:])), error)
                 continue
             except Unreadable:
+                if suspect.listed is not None:
+                    self._unreadable[id_] = suspect.listed
                 for owner in self._cache.take(read) or ():
                     self._enqueue(owner)
                 continue

@@ -15,9 +15,10 @@ ROUND_SECONDS: Final = 4.0
 """Longest time in seconds in which a round asks the replicas. Rounds begin every 5 seconds."""
 
 
-SILENT_SECONDS: Final = 1.0
-"""Longest time in seconds for an answer of a replica that did not answer the last time. Every such
-replica may make a round this much longer. A management port answers in milliseconds."""
+SILENT_SECONDS: Final = 1.5
+"""Longest time in seconds for an answer of a replica that did not answer the last time. It is
+shorter than the usual limit, because a round waits for such replicas, and longer than one
+retransmission of a connection takes."""
 
 
 class Engines(Protocol):

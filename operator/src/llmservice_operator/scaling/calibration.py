@@ -75,7 +75,8 @@ def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
         ),
         factor=replace(state.factor, value=learned.capacity_factor),
         cold_starts=ColdStarts(learned.cold_start_seconds, learned.node_wait_seconds),
-        traffic=TrafficMemory(counters),
+        # The service is not new.
+        traffic=TrafficMemory(counters, math.inf),
     )
 
 

@@ -114,7 +114,8 @@ class LoadHistory:
         return sorted(days, reverse=True)
 
     def _is_weekly(self, slot: int, least_percent: float, rise: float) -> bool:
-        """Return whether most ramps of the day a week ago also came two weeks ago.
+        """Return whether most ramps of the day a week ago also came two weeks ago, up to a slot
+        earlier or later.
 
         Of ramps at random times, one alone often has a counterpart.
         """
@@ -124,7 +125,14 @@ class LoadHistory:
             for each in range(slot - half, slot + half)
             if self._ramp(each - SLOTS_OF_WEEK, least_percent, rise) > 0
         ]
-        again = [it for it in ramps if self._ramp(it - 2 * SLOTS_OF_WEEK, least_percent, rise) > 0]
+        again = [
+            each
+            for each in ramps
+            if any(
+                self._ramp(near - 2 * SLOTS_OF_WEEK, least_percent, rise) > 0
+                for near in (each - 1, each, each + 1)
+            )
+        ]
         return 2 * len(again) > len(ramps)
 
     def _ramp(self, slot: int, least_percent: float, rise: float) -> float:

@@ -24,13 +24,15 @@ class TrafficMemory:
     """Counters of the recent past, in which older requests have less weight."""
 
     counters: Counters = field(default_factory=Counters)
+    seconds: float = 0.0
+    """Time in seconds for which requests have been counted, at full weight."""
 
     def learn(self, counters: Counters, seconds: float) -> "TrafficMemory":
         """Add the counters of the last `seconds`. Without requests, nothing is forgotten."""
         if counters.arrivals + counters.finished <= 0:
             return self
         kept = math.exp(-seconds / MEMORY_SECONDS)
-        return TrafficMemory(counters.plus(self.counters, kept))
+        return TrafficMemory(counters.plus(self.counters, kept), self.seconds + seconds)
 
     @property
     def mean_prompt_tokens(self) -> float:
@@ -50,7 +52,8 @@ class TrafficMemory:
         Short answers finish first, so the first ones say little about the mean. The rest of the
         answers in progress is estimated. When a quarter of the answers have finished, this begins
         to fade, and it ends at a half: from then on, an answer that has not finished was probably
-        aborted by its client, so only its generated tokens count.
+        aborted by its client, so only its generated tokens count. The same holds for all answers of
+        a service that has been watched for more than 2 · MEMORY_SECONDS.
         """
         seen = self.counters
         processed = seen.prompt_tokens_computed + seen.prompt_tokens_cached
@@ -63,6 +66,7 @@ class TrafficMemory:
         in_progress = begun - finished
         generated = seen.generated_tokens - seen.answer_tokens
         counted = min(max(2 - 4 * finished / begun, 0.0), 1.0)
+        counted *= min(max(2 - self.seconds / MEMORY_SECONDS, 0.0), 1.0)
         missing = 0.0
         if counted > 0 and generated > 0:
             rest = _mean_rest(
