@@ -30,6 +30,15 @@ def service(
     return {"apiVersion": LLMSERVICES.api_version, "kind": LLMSERVICES.kind, "metadata": metadata}
 
 
+async def versions_of(
+    listed: AsyncIterator[dict[str, Any]],
+) -> AsyncIterator[dict[tuple[str, str], int]]:
+    """Yield the version of each listed object, by namespace and name, on a page of its own."""
+    async for each in listed:
+        metadata = each["metadata"]
+        yield {(metadata["namespace"], metadata["name"]): int(metadata["resourceVersion"])}
+
+
 @dataclass
 class World:
     """A cluster in memory, the watches on it, and the results of the reflector."""
@@ -70,13 +79,10 @@ class World:
             if namespace in (None, manifest["metadata"]["namespace"]):
                 yield manifest
 
-    async def list_versions(
+    def list_versions(
         self, kind: Kind, namespace: str | None
     ) -> AsyncIterator[dict[tuple[str, str], int]]:
-        async for each in self.list_all(kind, namespace):
-            metadata = each["metadata"]
-            name = metadata["namespace"], metadata["name"]
-            yield {name: int(metadata["resourceVersion"])}
+        return versions_of(self.list_all(kind, namespace))
 
     async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         found = (it for it in self.objects.get(kind, []) if it["metadata"]["name"] == name)

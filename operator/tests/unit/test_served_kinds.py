@@ -11,6 +11,7 @@ from llmservice_operator.errors import Forbidden, NotFound, NotServed
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
 from llmservice_operator.settings import OperatorSettings
 from operator_support.reconcile import RacingCluster
+from operator_support.reflecting import versions_of
 
 KEDA = OperatorSettings(keda=True)
 
@@ -38,13 +39,10 @@ class CountingCluster(RacingCluster):
         async for manifest in super().list_all(kind, namespace, limit):
             yield manifest
 
-    async def list_versions(
+    def list_versions(
         self, kind: Kind, namespace: str | None
     ) -> AsyncIterator[dict[tuple[str, str], int]]:
-        async for each in self.list_all(kind, namespace):
-            metadata = each["metadata"]
-            name = metadata["namespace"], metadata["name"]
-            yield {name: int(metadata["resourceVersion"])}
+        return versions_of(self.list_all(kind, namespace))
 
 
 @pytest.fixture

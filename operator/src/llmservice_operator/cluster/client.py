@@ -8,7 +8,8 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -169,16 +170,12 @@ class Cluster:
         if kind.label_selector:
             query["labelSelector"] = kind.label_selector
         while True:
-            self._overload.check()
-            try:
+            with self._minding_overload():
                 text = await self._exchange("GET", path, query, accept=PARTIAL)
-            except ClusterError as error:
-                self._overload.note(error)
-                raise
-            try:
-                page = page_of(text)
-            except ValueError as error:
-                raise foreign_answer("GET", path, text) from error
+                try:
+                    page = page_of(text)
+                except ValueError as error:
+                    raise foreign_answer("GET", path, text) from error
             yield page.versions
             if not page.metadata.next_page:
                 return
@@ -313,9 +310,17 @@ class Cluster:
         """Send a request. Raises ClusterError without sending it while the API server is
         overloaded.
         """
+        with self._minding_overload():
+            return await self._attempt(method, path, query, body, content_type)
+
+    @contextmanager
+    def _minding_overload(self) -> Iterator[None]:
+        """Note an overload from the error of the request inside. Raises ClusterError, before the
+        request is sent, while the API server is overloaded.
+        """
         self._overload.check()
         try:
-            return await self._attempt(method, path, query, body, content_type)
+            yield
         except ClusterError as error:
             self._overload.note(error)
             raise

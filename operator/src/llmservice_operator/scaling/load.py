@@ -130,7 +130,9 @@ class RecentLoad:
         measured over all that is known, because the noise of one minute is no reason for another
         replica.
         """
-        return self._mean(self._level_seconds)
+        span = self._level_span
+        # Work that was done also counts, because its arrival may be unknown.
+        return max(self.price.arrived(span), self.price.served(span)) if span.seconds > 0 else 0.0
 
     @cached_property
     def burst(self) -> float | None:
@@ -138,14 +140,13 @@ class RecentLoad:
 
         None without such a span.
         """
-        whole = self.ledger.last(self._level_seconds).seconds
         bursts = []
         for seconds, deviations in BURSTS:
             short = self.ledger.last(seconds)
             if short.seconds <= 0 or short.done.arrivals < FEWEST_ARRIVALS:
                 continue
             # The span is a part of the time over which the level is measured.
-            apart = math.sqrt(max(0.0, 1 - short.seconds / whole))
+            apart = math.sqrt(max(0.0, 1 - short.seconds / self._level_span.seconds))
             noise = deviations * apart * self.price.spread / math.sqrt(short.done.arrivals)
             recent = self.price.arrived(short)
             if recent > self.level * (1 + noise):
@@ -196,9 +197,10 @@ class RecentLoad:
         )
 
     @cached_property
-    def _level_seconds(self) -> float:
+    def _level_span(self) -> Tick:
+        """The time over which the level is measured."""
         is_steady = self.variation is not None and self.variation.is_steady
-        return KEPT_SECONDS if is_steady else STEADY_SECONDS
+        return self.ledger.last(KEPT_SECONDS if is_steady else STEADY_SECONDS)
 
     @cached_property
     def _bins(self) -> list[Bin]:
@@ -215,13 +217,6 @@ class RecentLoad:
                 )
             )
         return bins
-
-    def _mean(self, seconds: float) -> float:
-        """Return the load of the last `seconds`. Work that was done also counts, because its
-        arrival may be unknown.
-        """
-        span = self.ledger.last(seconds)
-        return max(self.price.arrived(span), self.price.served(span)) if span.seconds > 0 else 0.0
 
 
 def _line(bins: list[Bin]) -> Line:
